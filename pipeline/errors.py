@@ -1,0 +1,49 @@
+"""What can be wrong with a scene or an option, and how it is said.
+
+A `SceneError` sets one scene aside (quarantine) and the run goes on; a `UsageError` stops the run
+before any work. Both carry one line that tells the operator what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ReasonCode = Literal[
+    "unreadable",  # the bytes cannot be had (permission, vanished, transport)
+    "truncated",  # the file ends before its header says so
+    "missing-data",  # a header without its data file
+    "bad-header",  # the header is wrong or contradicts the data
+    "unsupported",  # a valid file that this version does not read
+    "no-cube",  # no three-dimensional numeric array inside
+    "ambiguous",  # several equally good readings; the operator must choose
+    "too-few-bands",  # fewer usable bands than the model needs
+    "band-mismatch",  # the bands are not those of the model and no policy allows another reading
+    "no-valid-pixels",  # all nodata
+    "not-finite",  # NaN or infinity beyond what nodata handling covers
+    "duplicate-id",  # two sources map to one scene id
+    "unsafe-id",  # the scene id would leave the output
+    "source-changed",  # the source is no longer the one that was planned
+    "tile-failed",  # a tile failed in every attempt
+    "output-failed",  # the output store refused the scene's arrays
+]
+
+
+class SceneError(Exception):
+    """A scene that cannot be processed.
+
+    Attributes:
+        code: machine-readable reason, one of `ReasonCode`.
+        message: one line for the operator; never holds credentials.
+    """
+
+    def __init__(self, code: ReasonCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code: ReasonCode = code
+        self.message = " ".join(message.split())
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class UsageError(Exception):
+    """An option or an argument that cannot be used; raised before any work is done."""

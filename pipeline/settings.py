@@ -1,0 +1,49 @@
+"""All options of a run in one class, shared by the command line, the environment and the flow."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RunSettings(BaseSettings):
+    """Options of `sr-archive run`; each may come from `SR_ARCHIVE_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SR_ARCHIVE_", extra="forbid")
+
+    source: str = Field(description="Folder, bucket prefix or single scene: a path or fsspec URL.")
+    output: str = Field(description="Folder or bucket prefix for <scene_id>.zarr: a path or URL.")
+    model: str = Field("starter", description="Checkpoint (.safetensors or published .pth).")
+    tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
+    workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
+    devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
+    attention: Literal["scene", "global"] = Field(
+        "scene", description="Pooling of channel attention: frozen per scene, or per tile."
+    )
+    bands: Literal["auto", "match", "windows"] = Field(
+        "auto", description="What to do with bands that are not the model's."
+    )
+    normalise: Literal["auto", "reflectance", "scene"] = Field(
+        "auto",
+        description="How values reach [0, 1]: as reflectance, or by the scene's own maximum.",
+    )
+    dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
+    layout: Literal["sharded", "plain"] = Field(
+        "sharded", description="plain: unsharded, for GDAL older than 3.13."
+    )
+    include: list[str] = Field(default_factory=list, description="Scene ids to keep (globs).")
+    exclude: list[str] = Field(default_factory=list, description="Scene ids to leave out (globs).")
+    stale: Literal["replace", "keep"] = Field(
+        "replace", description="A published scene whose source, model or options changed."
+    )
+    max_attempts: int = Field(3, ge=1, description="Tries per tile before its scene is set aside.")
+    ray_address: str | None = Field(None, description="Join this Ray cluster; default: start one.")
+
+    @field_validator("source", "output", "model")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        return value

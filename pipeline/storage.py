@@ -1,0 +1,81 @@
+"""Paths and URLs: one way to reach local folders, S3 and whatever else fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import UsageError
+
+_USERINFO = re.compile(r"(?P<scheme>[a-z0-9+.-]+://)[^/@\s]+@", re.IGNORECASE)
+_QUERY = re.compile(r"\?[^\s]*")
+
+
+def redact(url: str) -> str:
+    """The URL without user information and query string, where credentials and signatures live."""
+    return _QUERY.sub("", _USERINFO.sub(r"\g<scheme>", url))
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of `url` and the path inside it, without a trailing slash.
+
+    Credentials and endpoints come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+    ...) or from fsspec's own configuration files, never from the job's options.
+
+    Raises:
+        UsageError: the protocol is unknown, or its fsspec implementation is not installed.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"cannot open {redact(url)}: {error}") from error
+    return filesystem, path.rstrip("/") or "/"
+
+
+def is_local(filesystem: Any) -> bool:
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def unstrip(filesystem: Any, path: str) -> str:
+    """The shortest address that opens `path` again: plain for local files, a URL for the rest."""
+    return path if is_local(filesystem) else str(filesystem.unstrip_protocol(path))
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """What tells one version of an object from the next, from a filesystem's `info` or `find`.
+
+    The entity tag where the store gives one, else size and modification time.
+    """
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    if etag:
+        return f"etag:{str(etag).strip(chr(34))}"
+    modified = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+    return f"size:{info.get('size')},mtime:{modified}"
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def write_atomic(filesystem: Any, path: str, data: bytes) -> None:
+    """Write one whole object; a reader sees the old bytes or the new ones, never a part.
+
+    Object stores do so by themselves; on a local disk the bytes go to a neighbour, are flushed
+    to the disk and renamed.
+    """
+    if not is_local(filesystem):
+        filesystem.pipe_file(path, data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    with neighbour.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    neighbour.replace(target)

@@ -55,8 +55,8 @@ def weights_digest(net: SSPSR) -> str:
     return sha.hexdigest()
 
 
-def save_checkpoint(path: str | Path, net: SSPSR, card: Card) -> None:
-    """Write weights and card as one safetensors file, at a local path or an fsspec URL.
+def pack(net: SSPSR, card: Card) -> bytes:
+    """Weights and card as the bytes of one safetensors file.
 
     Raises:
         CheckpointError: the card's architecture is not the network's.
@@ -64,7 +64,17 @@ def save_checkpoint(path: str | Path, net: SSPSR, card: Card) -> None:
     if card.architecture.config() != net.config:
         raise CheckpointError("the card's architecture is not the network's config")
     tensors = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
-    data = save_tensors(tensors, metadata={_CARD_KEY: card.model_dump_json()})
+    data: bytes = save_tensors(tensors, metadata={_CARD_KEY: card.model_dump_json()})
+    return data
+
+
+def save_checkpoint(path: str | Path, net: SSPSR, card: Card) -> None:
+    """Write weights and card as one safetensors file, at a local path or an fsspec URL.
+
+    Raises:
+        CheckpointError: the card's architecture is not the network's.
+    """
+    data = pack(net, card)
     with fsspec.open(str(path), "wb") as file:
         file.write(data)
 
@@ -87,6 +97,15 @@ def load_checkpoint(path_or_url: str | Path) -> tuple[SSPSR, Card]:
     data = _read(path)
     if path.endswith((".pth", ".pt", ".bin")) or data[:2] == b"PK" or data[:1] == b"\x80":
         return import_published(data, name=Path(path).stem)
+    return unpack(data, path)
+
+
+def unpack(data: bytes, path: str) -> tuple[SSPSR, Card]:
+    """The inverse of `pack`; `path` is for messages and for a card beside the file.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
     try:
         tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

@@ -72,7 +72,7 @@ def start_as_bicubic(net: SSPSR) -> None:
     with torch.no_grad():
         for layer in (net.skip_conv, net.final):
             layer.weight.mul_(0.1)
-            layer.bias.zero_()
+            torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             for band in range(net.config.bands):
                 layer.weight[band, band, 1, 1] += 1.0
 

@@ -7,6 +7,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Attention = Literal["scene", "global"]
+Bands = Literal["auto", "match", "windows"]
+Normalise = Literal["auto", "reflectance", "scene"]
+Layout = Literal["sharded", "plain"]
+
 
 class RunSettings(BaseSettings):
     """Options of `sr-archive run`; each may come from `SR_ARCHIVE_<NAME>` in the environment."""
@@ -19,20 +24,16 @@ class RunSettings(BaseSettings):
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
     devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
-    attention: Literal["scene", "global"] = Field(
+    attention: Attention = Field(
         "scene", description="Pooling of channel attention: frozen per scene, or per tile."
     )
-    bands: Literal["auto", "match", "windows"] = Field(
-        "auto", description="What to do with bands that are not the model's."
-    )
-    normalise: Literal["auto", "reflectance", "scene"] = Field(
+    bands: Bands = Field("auto", description="What to do with bands that are not the model's.")
+    normalise: Normalise = Field(
         "auto",
         description="How values reach [0, 1]: as reflectance, or by the scene's own maximum.",
     )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
-    layout: Literal["sharded", "plain"] = Field(
-        "sharded", description="plain: unsharded, for GDAL older than 3.13."
-    )
+    layout: Layout = Field("sharded", description="plain: unsharded, for GDAL older than 3.13.")
     include: list[str] = Field(default_factory=list, description="Scene ids to keep (globs).")
     exclude: list[str] = Field(default_factory=list, description="Scene ids to leave out (globs).")
     stale: Literal["replace", "keep"] = Field(

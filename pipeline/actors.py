@@ -1,0 +1,292 @@
+"""Ray actors that hold the model, and the loop that keeps them busy.
+
+The driver decides everything: which tile goes where, what is retried and when a scene is given up.
+Only tile references travel to the actors and only small records travel back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayActorError
+
+from pipeline.errors import SceneError, UsageError
+from pipeline.grid import Tile
+from pipeline.plan import Model, SceneJob
+from pipeline.store import TileRecord
+from pipeline.worker import Prepared, Worker
+
+IN_FLIGHT = 3  # tiles per actor: one is read, one computed, one written
+_LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
+_TRANSIENT = frozenset({"unreadable", "output-failed"})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a piece of work failed, as it travels from an actor to the driver."""
+
+    code: str
+    message: str
+    transient: bool
+
+
+@dataclass
+class Work:
+    """A tile, or (no tile) the preparation of a scene. `suspect`: present when an actor died."""
+
+    job: SceneJob
+    tile: Tile | None
+    attempts: int = 0
+    suspect: bool = False
+
+    @property
+    def name(self) -> str:
+        return "preparation" if self.tile is None else f"tile {self.tile.key}"
+
+
+class TileActor:
+    """The remote side: a `Worker` whose failures are values, not exceptions."""
+
+    def __init__(self, model: bytes, device: str, threads: int) -> None:
+        self._worker = Worker(model, device, threads)
+
+    def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
+        try:
+            return self._worker.prepare(job) if tile is None else self._worker.process(job, tile)
+        except SceneError as error:
+            return Failure(error.code, error.message, error.code in _TRANSIENT)
+        except Exception as error:
+            return Failure("tile-failed", f"{type(error).__name__}: {error}", True)
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, the one this process was submitted to, or start one here.
+
+    A Ray that this process already uses is used as it is and left running.
+
+    Raises:
+        UsageError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_LOCAL_OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one actor gets."""
+
+    device: Literal["cpu", "cuda"]
+    workers: int
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of_cluster(cls, devices: str, workers: int | None) -> Share:
+        """One actor per GPU, or per two CPUs.
+
+        Raises:
+            UsageError: GPUs are asked for and there are none, or more workers than CPUs.
+        """
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        if devices == "cuda" and not gpus:
+            raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
+        if devices != "cpu" and gpus:
+            count = workers or gpus
+            return cls("cuda", count, max(1.0, cpus // (2 * count)), min(1.0, gpus / count))
+        count = workers or max(1, cpus // 2)
+        if count > cpus:
+            raise UsageError(f"--workers {count}: Ray has {cpus} CPUs; use {cpus} or fewer")
+        return cls("cpu", count, float(cpus // count), 0.0)
+
+
+@dataclass
+class _Seat:
+    """One actor and what it is doing."""
+
+    actor: Any
+    flying: dict[Any, Work] = field(default_factory=dict)
+
+    def can_take(self, work: Work) -> bool:
+        """A suspect runs alone, so that the next death names it."""
+        if any(other.suspect for other in self.flying.values()):
+            return False
+        return not self.flying if work.suspect else len(self.flying) < IN_FLIGHT
+
+
+class ActorPool:
+    """A fixed number of actors; one that dies is replaced."""
+
+    def __init__(self, model: Model, share: Share) -> None:
+        self._model = ray.put(model.data)
+        self._share = share
+        self.seats = [self._new_seat() for _ in range(share.workers)]
+
+    def _new_seat(self) -> _Seat:
+        share = self._share
+        remote = ray.remote(TileActor).options(
+            num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
+        )
+        return _Seat(remote.remote(self._model, share.device, max(1, int(share.cpus))))
+
+    def submit(self, work: Work) -> bool:
+        """Give the work to the least busy actor that can take it; False if none can."""
+        for seat in sorted(self.seats, key=lambda seat: len(seat.flying)):
+            if seat.can_take(work):
+                seat.flying[seat.actor.work.remote(work.job, work.tile)] = work
+                return True
+        return False
+
+    def finished(self, timeout: float) -> Iterator[tuple[Work, Any]]:
+        """Work that ended within `timeout` seconds and its result; None where its actor died."""
+        references = [reference for seat in self.seats for reference in seat.flying]
+        ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        for reference in ready:
+            seat = next((seat for seat in self.seats if reference in seat.flying), None)
+            if seat is None:
+                continue
+            try:
+                result = ray.get(reference)
+            except RayActorError:
+                yield from ((work, None) for work in self._bury(seat))
+            else:
+                yield seat.flying.pop(reference), result
+
+    def _bury(self, seat: _Seat) -> list[Work]:
+        self.seats[self.seats.index(seat)] = self._new_seat()
+        return list(seat.flying.values())
+
+    def close(self) -> None:
+        for seat in self.seats:
+            ray.kill(seat.actor)
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """What the dispatch loop tells its caller."""
+
+    prepared: Callable[[SceneJob, Prepared], None]
+    tile: Callable[[SceneJob, TileRecord], None]
+    retried: Callable[[Work, str], None]
+    failed: Callable[[SceneJob, str, str], None]
+
+
+class Dispatcher:
+    """Sends the work of many scenes to the pool, a bounded number of pieces at a time.
+
+    Scenes are taken in order; the next ones are prepared while the tiles of the present ones run,
+    so no actor idles between scenes.
+    """
+
+    def __init__(self, pool: ActorPool, handlers: Handlers, max_attempts: int) -> None:
+        self._pool = pool
+        self._handlers = handlers
+        self._max_attempts = max_attempts
+        self._scenes: deque[Work] = deque()
+        self._tiles: deque[Work] = deque()
+        self._failed: set[str] = set()
+        self._flying = 0
+        self._done: dict[str, set[str]] = {}
+
+    def add(self, job: SceneJob, done: Iterable[str] | None) -> None:
+        """Queue a scene; `done` lists tiles kept from an earlier run, None if not prepared yet."""
+        if done is None:
+            self._scenes.append(Work(job, None))
+        else:
+            self._done[job.scene_id] = set(done)
+            self._scenes.append(Work(job, None, attempts=-1))
+
+    def run(self) -> None:
+        """Until every piece of work is done or given up."""
+        while self._scenes or self._tiles or self._flying:
+            self._fill()
+            if not self._flying:
+                continue
+            for work, result in self._pool.finished(timeout=1.0):
+                self._flying -= 1
+                self._handle(work, result)
+
+    def _fill(self) -> None:
+        ahead = IN_FLIGHT * len(self._pool.seats)
+        while True:
+            if len(self._tiles) < ahead and self._scenes:
+                work = self._scenes[0]
+                if work.attempts < 0:
+                    self._scenes.popleft()
+                    self._queue_tiles(work.job)
+                elif self._submit(work):
+                    self._scenes.popleft()
+                elif not self._submit_tile():
+                    return
+            elif not self._submit_tile():
+                return
+
+    def _submit_tile(self) -> bool:
+        if not self._tiles or not self._submit(self._tiles[0]):
+            return False
+        self._tiles.popleft()
+        return True
+
+    def _submit(self, work: Work) -> bool:
+        if work.job.scene_id in self._failed:
+            return True  # given up: drop it
+        taken = self._pool.submit(work)
+        self._flying += taken
+        return taken
+
+    def _queue_tiles(self, job: SceneJob) -> None:
+        done = self._done.get(job.scene_id, set())
+        self._tiles.extend(Work(job, tile) for tile in job.grid if tile.key not in done)
+
+    def _handle(self, work: Work, result: Any) -> None:
+        if work.job.scene_id in self._failed:
+            return
+        if isinstance(result, Prepared):
+            self._handlers.prepared(work.job, result)
+            self._queue_tiles(work.job)
+        elif isinstance(result, TileRecord):
+            self._handlers.tile(work.job, result)
+        elif isinstance(result, Failure):
+            self._retry(work, result)
+        else:
+            work.suspect = True
+            self._retry(work, Failure("tile-failed", f"{work.name} killed its worker", True))
+
+    def _retry(self, work: Work, failure: Failure) -> None:
+        work.attempts += 1
+        if failure.transient and work.attempts < self._max_attempts:
+            self._handlers.retried(work, failure.message)
+            (self._scenes if work.tile is None else self._tiles).appendleft(work)
+            return
+        times = f" ({work.attempts} attempts)" if work.attempts > 1 else ""
+        self._failed.add(work.job.scene_id)
+        self._handlers.failed(work.job, failure.code, f"{failure.message}{times}")

@@ -1,0 +1,300 @@
+"""What is measured once per scene, on a sample, before its tiles: bands, range, attention.
+
+The sample depends on the scene alone, never on the tile size, so a scene cut into other tiles gives
+the same values. A scene that fits the budget is its own sample, and its frozen attention is then
+exactly that of the published network on the whole scene.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from model import SSPSR, AttentionStatistics, Card, attention
+from pipeline.errors import SceneError
+from pipeline.grid import Window
+from pipeline.nodata import check_gaps, fill_gaps
+from pipeline.settings import Attention, Bands, Normalise
+from pipeline.spectral import BandPlan, match_bands
+
+WHOLE_SCENE = 200  # LR pixels; a scene up to this square is sampled whole
+PATCH = 64  # LR pixels along a sample's side
+PATCHES = 9
+_USEFUL = 0.1  # share of valid pixels below which a patch is left out
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants of one scene that every one of its tiles uses.
+
+    Attributes:
+        bands: how bands go through the network; its `used` leaves out empty bands.
+        gain: network value = physical value x gain.
+        gain_rule: how the gain was found, for provenance.
+        background: `(bands,)` physical value deep inside gaps.
+        statistics: frozen attention, one per band window; empty with per-tile attention.
+        sampled_pixels: LR pixels in the sample.
+    """
+
+    bands: BandPlan
+    gain: float
+    gain_rule: str
+    background: Values
+    statistics: tuple[AttentionStatistics, ...]
+    sampled_pixels: int
+
+    def digest(self) -> str:
+        """SHA-256 of the attention statistics."""
+        return hashlib.sha256("".join(s.digest() for s in self.statistics).encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        tensors = {"background": torch.from_numpy(self.background)}
+        for index, statistics in enumerate(self.statistics):
+            tensors[f"{index}.branches"] = statistics.branches.contiguous()
+            tensors[f"{index}.trunk"] = statistics.trunk.contiguous()
+        facts = {
+            "bands": asdict(self.bands),
+            "gain": self.gain,
+            "gain_rule": self.gain_rule,
+            "windows": len(self.statistics),
+            "sampled_pixels": self.sampled_pixels,
+        }
+        data: bytes = save_tensors(tensors, metadata={"calibration": json.dumps(facts)})
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Calibration:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header["__metadata__"]["calibration"])
+        tensors = load_tensors(data)
+        plan = facts["bands"]
+        return cls(
+            bands=BandPlan(
+                kind=plan["kind"],
+                used=tuple(plan["used"]),
+                windows=tuple(tuple(window) for window in plan["windows"]),
+                note=plan["note"],
+            ),
+            gain=facts["gain"],
+            gain_rule=facts["gain_rule"],
+            background=tensors["background"].numpy(),
+            statistics=tuple(
+                AttentionStatistics(tensors[f"{index}.branches"], tensors[f"{index}.trunk"])
+                for index in range(facts["windows"])
+            ),
+            sampled_pixels=facts["sampled_pixels"],
+        )
+
+
+def sample_windows(height: int, width: int) -> list[Window]:
+    """Where to look: the whole of a small scene, else patches spread evenly over it."""
+    if height * width <= WHOLE_SCENE**2:
+        return [Window(0, height, 0, width)]
+    rows = min(round(PATCHES**0.5), -(-height // PATCH))
+    columns = min(-(-PATCHES // rows), -(-width // PATCH))
+    return [
+        Window(top, top + min(PATCH, height), left, left + min(PATCH, width))
+        for top in _spread(height, rows)
+        for left in _spread(width, columns)
+    ]
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """Starts of `count` patches, each in the middle of its share of the axis."""
+    share = size / count
+    last = max(0, size - PATCH)
+    return [min(last, max(0, round((index + 0.5) * share - PATCH / 2))) for index in range(count)]
+
+
+def _all_windows(height: int, width: int) -> Iterator[Window]:
+    for top in range(0, height, PATCH):
+        for left in range(0, width, PATCH):
+            yield Window(top, min(top + PATCH, height), left, min(left + PATCH, width))
+
+
+def read_window(scene: xr.Dataset, window: Window) -> Values:
+    """Physical values `(bands, rows, cols)` float32 of one window, NaN where there are none.
+
+    Raises:
+        SceneError: the source cannot be read there.
+    """
+    rows, columns = window.slices
+    lazy = scene["reflectance"].isel(y=rows, x=columns).data
+    values = np.asarray(lazy.compute(scheduler="synchronous"), dtype=np.float32)
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _sample(scene: xr.Dataset, good: NDArray[np.bool_]) -> list[Values]:
+    """Patches with enough valid pixels; all patches are searched before giving up."""
+    height, width = scene.sizes["y"], scene.sizes["x"]
+
+    def valid_share(values: Values) -> float:
+        return float(np.isfinite(values[good]).any(axis=0).mean())
+
+    patches = [read_window(scene, window) for window in sample_windows(height, width)]
+    if useful := [patch for patch in patches if valid_share(patch) >= _USEFUL]:
+        return useful
+    fallback = [patch for patch in patches if valid_share(patch) > 0]
+    for window in _all_windows(height, width):
+        values = read_window(scene, window)
+        if valid_share(values) >= _USEFUL:
+            return [values]
+        if valid_share(values) > 0 and len(fallback) < PATCHES:
+            fallback.append(values)
+    if not fallback:
+        raise SceneError("no-valid-pixels", "every pixel of every good band is nodata")
+    return fallback
+
+
+def calibrate(
+    scene: xr.Dataset,
+    net: SSPSR,
+    card: Card,
+    *,
+    policy: Bands = "auto",
+    normalise: Normalise = "auto",
+    pooling: Attention = "scene",
+) -> Calibration:
+    """Measure a scene's constants.
+
+    Args:
+        scene: keeps the Scene contract.
+        net: the network, on the device to use.
+        card: its card.
+        policy: what to do with bands that are not the model's.
+        normalise: how values reach [0, 1].
+        pooling: `scene` freezes the attention; `global` leaves it to each tile.
+
+    Raises:
+        SceneError: nothing valid, too many holes, or bands the policy refuses.
+    """
+    stated = np.asarray(scene["good_band"].values, dtype=bool)
+    if not stated.any():
+        raise SceneError("too-few-bands", "every band is marked as bad")
+    patches = _sample(scene, stated)
+    good = stated & np.any([np.isfinite(patch).any(axis=(1, 2)) for patch in patches], axis=0)
+    wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
+    plan = match_bands(card, wavelengths, good.tolist(), policy)
+    used = list(plan.used)
+    _check_all(patches, used)
+    background = _background(patches, used)
+    gain, rule = find_gain(scene, card, _percentile(patches, used), normalise)
+    calibration = Calibration(
+        plan, gain, rule, background, (), sum(patch[0].size for patch in patches)
+    )
+    if pooling == "global":
+        return calibration
+    return replace(calibration, statistics=_attention(patches, calibration, net))
+
+
+def _check_all(patches: list[Values], used: list[int]) -> None:
+    """One verdict over all patches, as if they lay in one row."""
+    height = max(patch.shape[1] for patch in patches)
+    padded = [
+        np.pad(
+            patch[used],
+            ((0, 0), (0, height - patch.shape[1]), (0, 0)),
+            constant_values=np.nan,
+        )
+        for patch in patches
+    ]
+    check_gaps(np.concatenate(padded, axis=2))
+
+
+def _background(patches: list[Values], used: list[int]) -> Values:
+    count = np.sum([np.isfinite(patch).sum(axis=(1, 2)) for patch in patches], axis=0)
+    total = np.sum([np.nansum(patch, axis=(1, 2), dtype=np.float64) for patch in patches], axis=0)
+    means = np.zeros(len(total), dtype=np.float32)
+    means[used] = (total[used] / np.maximum(count[used], 1)).astype(np.float32)
+    return means
+
+
+def _percentile(patches: list[Values], used: list[int]) -> float:
+    """The 99.9th percentile of the used bands, physical units."""
+    values = np.concatenate([patch[used].ravel() for patch in patches])
+    return float(np.nanpercentile(values, 99.9))
+
+
+def find_gain(
+    scene: xr.Dataset, card: Card, high: float, normalise: Normalise
+) -> tuple[float, str]:
+    """The factor from physical values to the network's [0, 1], and the rule that gave it.
+
+    `auto` takes scaled integers, and floats that mostly lie below 1.5, for reflectance. Unscaled
+    integers of the card's own full scale (a 16-bit benchmark cube for a model trained on such) are
+    divided by it when they reach a quarter of it. All else is divided by its own 99.9th percentile.
+
+    Args:
+        scene: for the source's encoding.
+        card: for the full scale of training.
+        high: 99.9th percentile of the sample, physical units.
+        normalise: the option.
+
+    Raises:
+        SceneError: no positive value to normalise by.
+    """
+    encoding = scene["reflectance"].encoding
+    integer = np.issubdtype(np.dtype(encoding.get("dtype", "float32")), np.integer)
+    scaled = encoding.get("scale_factor", 1.0) != 1.0
+    full = card.normalisation.divisor
+    if normalise == "auto":
+        if scaled or (not integer and high <= 1.5):
+            normalise = "reflectance"
+        elif integer and card.normalisation.kind == "full-scale" and full / 4 <= high <= full:
+            return 1.0 / full, f"divided by the card's full scale {full:g}"
+        else:
+            normalise = "scene"
+    if normalise == "reflectance":
+        return 1.0, "reflectance as it is"
+    if not high > 0:
+        raise SceneError("no-valid-pixels", "no positive value to normalise by")
+    return 1.0 / high, f"divided by the scene's 99.9th percentile {high:.6g}"
+
+
+def network_input(values: Values, calibration: Calibration) -> Values:
+    """What the network sees of physical values `(bands, rows, cols)`: filled, scaled to [0, 1].
+
+    Bands that are not used hold what lies between their used neighbours, for direct matches, and
+    are not looked at by windows.
+    """
+    used = list(calibration.bands.used)
+    result = np.zeros_like(values)
+    result[used] = fill_gaps(values[used], calibration.background[used])
+    if calibration.bands.kind != "windows":
+        _interpolate_unused(result, used)
+    return result * np.float32(calibration.gain)
+
+
+def _interpolate_unused(values: Values, used: list[int]) -> None:
+    unused = sorted(set(range(len(values))) - set(used))
+    for band in unused:
+        below = max((u for u in used if u < band), default=used[0])
+        above = min((u for u in used if u > band), default=used[-1])
+        part = 0.0 if above == below else (band - below) / (above - below)
+        values[band] = (1 - part) * values[below] + part * values[above]
+
+
+def _attention(
+    patches: list[Values], calibration: Calibration, net: SSPSR
+) -> tuple[AttentionStatistics, ...]:
+    """Frozen attention of every band window."""
+    largest = max(patches, key=np.size).shape
+    inputs = [network_input(patch, calibration) for patch in patches if patch.shape == largest]
+    stacked = torch.from_numpy(np.stack(inputs))
+    device = next(net.parameters()).device
+    return tuple(
+        attention.calibrate(net, stacked[:, list(window)].contiguous().to(device))
+        for window in calibration.bands.windows
+    )

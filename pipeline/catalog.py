@@ -1,0 +1,273 @@
+"""Which scenes lie under a source: one listing, no scene is opened.
+
+A Zarr store is one scene, an ENVI header with its data is one scene, every GeoTIFF, MATLAB and
+.npz file is one scene. Hidden files, this product's own state folders and unrelated files are
+passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pipeline.errors import SceneError, UsageError
+from pipeline.readers import recognise, scene_stem
+from pipeline.readers.enmap import is_quicklook, sidecar
+from pipeline.readers.envi import data_candidates
+from pipeline.storage import open_filesystem, redact, unstrip, version_of
+
+STATE_FOLDER = "_sr-archive"
+_LONGEST_ID = 120
+_ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+_BY_SUFFIX = {".tif": "geotiff", ".tiff": "geotiff", ".mat": "matlab", ".npz": "npz"}
+_HEADER_PEEK = 64
+
+Listing = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SceneRef:
+    """One scene of the archive; `version` changes whenever its bytes do."""
+
+    scene_id: str
+    uri: str
+    format: str
+    version: str
+    bytes: int
+
+
+@dataclass
+class Catalogue:
+    """What a source holds. `rejected` are (scene_id, uri, reason); `ignored` are archives (.zip)
+    that may hold scenes but are not looked into.
+    """
+
+    scenes: list[SceneRef] = field(default_factory=list)
+    rejected: list[tuple[str, str, SceneError]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A scene before it has an id: where it is, what it is named after, and its objects."""
+
+    path: str
+    name: str
+    format: str
+    objects: tuple[tuple[str, dict[str, Any]], ...]
+    error: SceneError | None = None
+
+
+def list_scenes(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Catalogue:
+    """The scenes of a file, a folder or a prefix, sorted by id.
+
+    Args:
+        source: a scene, or a folder or prefix that is walked; a path or an fsspec URL.
+        include: globs of scene ids to keep; empty keeps all.
+        exclude: globs of scene ids to leave out.
+
+    Raises:
+        UsageError: the source is not there, cannot be listed, or holds no scene.
+    """
+    filesystem, root = open_filesystem(source)
+    listing = _list(filesystem, root, source)
+    catalogue = Catalogue()
+    if root in listing:
+        found = [_single(filesystem, root, listing)]
+    elif any(f"{root}/{marker}" in listing for marker in _ZARR_MARKERS):
+        objects = tuple(sorted((path[len(root) :], info) for path, info in listing.items()))
+        found = [_Found(root, scene_stem(root), "zarr", objects)]
+    else:
+        found = _walk(filesystem, root, listing, catalogue)
+    if not found:
+        raise UsageError(
+            f"no scene in {redact(source)}: expected .zarr, .tif, .hdr with its data, .mat or .npz"
+        )
+    _enter(filesystem, found, catalogue, include, exclude)
+    return catalogue
+
+
+def _list(filesystem: Any, root: str, source: str) -> Listing:
+    try:
+        filesystem.invalidate_cache()  # a listing kept from an earlier run misses new scenes
+        listing: Listing = filesystem.find(root, detail=True)
+    except Exception as error:  # whatever a filesystem raises, the source is of no use
+        cause = redact(" ".join(str(error).split()))[:200]
+        raise UsageError(f"cannot list {redact(source)}: {type(error).__name__} {cause}") from error
+    if not listing:
+        there = filesystem.exists(root)
+        reason = "is empty" if there else "does not exist: check the path or URL"
+        raise UsageError(f"{redact(source)} {reason}")
+    return {path: info for path, info in listing.items() if info.get("type") != "directory"}
+
+
+def _single(filesystem: Any, path: str, listing: Listing) -> _Found:
+    """The scene that the operator named; the one place where a scene's bytes are looked at."""
+    objects = ((posixpath.basename(path), listing[path]),)
+    name = scene_stem(path)
+    try:
+        kind = recognise(filesystem, path)
+    except SceneError as error:
+        return _Found(path, name, "unknown", objects, error)
+    if kind == "envi":
+        parent = posixpath.dirname(path)
+        beside: Listing = filesystem.find(parent, maxdepth=1, detail=True)
+        headers = {p.lower(): p for p in beside if p.lower().endswith(".hdr")}
+        options = (path, f"{path}.hdr", posixpath.splitext(path)[0] + ".hdr")
+        header = next((headers[p.lower()] for p in options if p.lower() in headers), path)
+        return _envi(header, beside, {p.lower(): p for p in beside}, name)
+    return _Found(path, name, kind.rstrip("0123456789"), objects)
+
+
+def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) -> list[_Found]:
+    stores = _stores(root, listing)
+    found: list[_Found] = []
+    inside: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    plain: Listing = {}
+    for path in sorted(listing):
+        store = _store_of(path, stores)
+        if _hidden(root, store or path):
+            continue
+        if store is not None:
+            inside[store].append((path[len(store) :], listing[path]))
+        else:
+            plain[path] = listing[path]
+    for store, objects in inside.items():
+        found.append(_Found(store, _name(root, store), "zarr", tuple(objects)))
+    lower = {path.lower(): path for path in plain}
+    headers = [path for path in plain if path.lower().endswith(".hdr")]
+    for path in _envi_headers(filesystem, headers, plain, lower):
+        found.append(_envi(path, plain, lower, _name(root, path)))
+    for path, info in plain.items():
+        suffix = posixpath.splitext(path)[1].lower()
+        if suffix == ".zip":
+            catalogue.ignored.append(unstrip(filesystem, path))
+        elif suffix in _BY_SUFFIX and not is_quicklook(path):
+            objects = [(posixpath.basename(path), info)]
+            beside = lower.get((sidecar(path) or "").lower())
+            if beside is not None:
+                objects.append((posixpath.basename(beside), plain[beside]))
+            found.append(_Found(path, _name(root, path), _BY_SUFFIX[suffix], tuple(objects)))
+    return found
+
+
+def _stores(root: str, listing: Listing) -> set[str]:
+    """Folders with a Zarr marker that lie in no other such folder; the root is none."""
+    marked = {
+        posixpath.dirname(path) for path in listing if posixpath.basename(path) in _ZARR_MARKERS
+    }
+    outer = {folder for folder in marked if _store_of(posixpath.dirname(folder), marked) is None}
+    # An array inside an unmarked .zarr belongs to a store that is not published yet.
+    return {folder for folder in outer if ".zarr/" not in folder[len(root) :]}
+
+
+def _store_of(path: str, stores: set[str]) -> str | None:
+    """The outermost store that is `path` or holds it."""
+    outermost = None
+    while path and path != "/":
+        if path in stores:
+            outermost = path
+        path = path.rpartition("/")[0]
+    return outermost
+
+
+def _hidden(root: str, path: str) -> bool:
+    parts = path[len(root) :].strip("/").split("/")
+    return any(part.startswith(".") or part == STATE_FOLDER for part in parts)
+
+
+def _envi_headers(
+    filesystem: Any, headers: list[str], plain: Listing, lower: dict[str, str]
+) -> list[str]:
+    """The headers that are ENVI's: with data beside them, or with ENVI in the first line.
+
+    Only lonely headers are looked into, all in one batch of requests.
+    """
+    lonely = [path for path in headers if _data_of(path, lower) is None]
+    if lonely:
+        ends = [min(_HEADER_PEEK, int(plain[path]["size"] or 0)) for path in lonely]
+        heads = filesystem.cat_ranges(lonely, [0] * len(lonely), ends, on_error="return")
+        other = {
+            path
+            for path, head in zip(lonely, heads, strict=True)
+            if isinstance(head, bytes) and not head.lstrip(b"\xef\xbb\xbf \t").startswith(b"ENVI")
+        }
+        return [path for path in headers if path not in other]
+    return headers
+
+
+def _data_of(header: str, lower: dict[str, str]) -> str | None:
+    options = (lower.get(candidate.lower()) for candidate in data_candidates(header))
+    return next((path for path in options if path is not None), None)
+
+
+def _envi(path: str, listing: Listing, lower: dict[str, str], name: str) -> _Found:
+    data = _data_of(path, lower)
+    objects = [(posixpath.basename(path), listing[path])]
+    if data is None:
+        reason = f"{redact(path)}: its data file is not beside it: copy both files"
+        return _Found(path, name, "envi", tuple(objects), SceneError("missing-data", reason))
+    objects.append((posixpath.basename(data), listing[data]))
+    return _Found(path, name, "envi", tuple(objects))
+
+
+def _name(root: str, path: str) -> str:
+    """The path below the root, the last part without its suffix."""
+    below = path[len(root) :].strip("/")
+    folder = posixpath.dirname(below)
+    return posixpath.join(folder, scene_stem(path)) if folder else scene_stem(path)
+
+
+def scene_id(name: str) -> str:
+    """A name that is safe as one path component: letters, digits, `.`, `_`, `-`; 1 to 120 long."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name.strip("/").replace("/", "__")).lstrip(".")
+    if len(safe) > _LONGEST_ID:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        safe = f"{safe[: _LONGEST_ID - 13]}-{digest}"
+    return "scene_" + safe if safe in ("", STATE_FOLDER) else safe
+
+
+def _enter(
+    filesystem: Any,
+    found: list[_Found],
+    catalogue: Catalogue,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> None:
+    """Give ids, apply the globs, and set duplicates and faulty scenes aside."""
+    taken: dict[str, str] = {}
+    for identity, item in sorted(
+        ((scene_id(item.name), item) for item in found), key=lambda pair: (pair[0], pair[1].path)
+    ):
+        if include and not any(fnmatchcase(identity, glob) for glob in include):
+            continue
+        if any(fnmatchcase(identity, glob) for glob in exclude):
+            continue
+        uri = unstrip(filesystem, item.path)
+        error = item.error
+        if error is None and identity in taken:
+            message = f"{redact(uri)} has the id of {taken[identity]}: rename or exclude one"
+            error = SceneError("duplicate-id", message)
+        if error is not None:
+            catalogue.rejected.append((identity, uri, error))
+            continue
+        taken[identity] = redact(uri)
+        size = sum(int(info.get("size") or 0) for _, info in item.objects)
+        version = _version(item)
+        catalogue.scenes.append(SceneRef(identity, uri, item.format, version, size))
+
+
+def _version(item: _Found) -> str:
+    """The object's own version, or a hash over the names and versions of all its objects."""
+    if len(item.objects) == 1 and item.format != "zarr":
+        return version_of(item.objects[0][1])
+    digest = hashlib.sha256()
+    for name, info in sorted(item.objects, key=lambda pair: pair[0]):
+        digest.update(f"{name}\0{version_of(info)}\n".encode())
+    return f"sha256:{digest.hexdigest()[:32]}"

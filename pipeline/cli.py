@@ -1,0 +1,271 @@
+"""The command `sr-archive`, also `python -m pipeline`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.catalog import list_scenes
+from pipeline.errors import UsageError
+from pipeline.settings import RunSettings
+from pipeline.storage import redact
+
+app = typer.Typer(
+    help="Super-resolve whole archives of hyperspectral scenes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console()
+_err = Console(stderr=True)
+
+QUARANTINED = 3
+USAGE = 2
+
+Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
+Output = Annotated[str, typer.Argument(help="Folder or bucket prefix of the results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _help(name: str) -> str:
+    return RunSettings.model_fields[name].description or ""
+
+
+Model = Annotated[str | None, typer.Option(help=_help("model"))]
+Tile = Annotated[int | None, typer.Option(help=_help("tile"))]
+Workers = Annotated[int | None, typer.Option(help=_help("workers"))]
+Devices = Annotated[str | None, typer.Option(help=f"auto, cpu or cuda. {_help('devices')}")]
+Attention = Annotated[str | None, typer.Option(help=f"scene or global. {_help('attention')}")]
+Bands = Annotated[str | None, typer.Option(help=f"auto, match or windows. {_help('bands')}")]
+Normalise = Annotated[
+    str | None, typer.Option(help=f"auto, reflectance or scene. {_help('normalise')}")
+]
+Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
+Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
+Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
+Exclude = Annotated[list[str] | None, typer.Option(help=_help("exclude"))]
+Stale = Annotated[str | None, typer.Option(help=f"replace or keep. {_help('stale')}")]
+MaxAttempts = Annotated[int | None, typer.Option(help=_help("max_attempts"))]
+RayAddress = Annotated[str | None, typer.Option(help=_help("ray_address"))]
+
+
+def _settings(**options: Any) -> RunSettings:
+    """The settings from given options; what is not given comes from the environment."""
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    try:
+        return RunSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "options"
+        flag = name.upper() if name in ("source", "output") else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag}: {first['msg']} (got {first['input']!r})") from None
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ["nothing"]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    _out.print(table, markup=False)
+
+
+@app.command()
+def run(
+    source: Source,
+    output: Output,
+    model: Model = None,
+    tile: Tile = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    attention: Attention = None,
+    bands: Bands = None,
+    normalise: Normalise = None,
+    dtype: Dtype = None,
+    layout: Layout = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    stale: Stale = None,
+    max_attempts: MaxAttempts = None,
+    ray_address: RayAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """Super-resolve and publish every scene of SOURCE that OUTPUT does not hold yet.
+
+    Exit status: 0 all well, 3 some scenes were quarantined, 2 a bad option.
+
+    Example: sr-archive run s3://bucket/scenes s3://bucket/sr --tile 64
+    """
+    from pipeline import job
+    from pipeline.progress import display
+
+    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
+    settings = _settings(**options)
+    with display(_err if as_json else _out) as listener:
+        report = job.run(settings, [listener])
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        _print_report(report)
+    raise typer.Exit(report.exit_status)
+
+
+def _print_report(report: Any) -> None:
+    columns = ("scene_id", "status", "tiles", "tiles_kept", "seconds")
+    rows = [
+        {**{name: getattr(row, name) for name in columns}, "reason or note": row.reason or row.note}
+        for row in report.rows
+    ]
+    _table(rows, f"run {report.run_id}, {report.seconds:.1f} s")
+    kept = sum(row.tiles_kept for row in report.rows)
+    counts = ", ".join(
+        f"{report.count(status)} {status}" for status in ("published", "skipped", "quarantined")
+    )
+    _out.print(f"{counts}; {kept} tiles kept from earlier runs", markup=False)
+    published = next((row for row in report.rows if row.status == "published"), None)
+    if published is not None:
+        _out.print(
+            f'open one with: xarray.open_zarr("{published.output}")', markup=False, soft_wrap=True
+        )
+
+
+@app.command()
+def plan(
+    source: Source,
+    output: Output,
+    model: Model = None,
+    tile: Tile = None,
+    attention: Attention = None,
+    bands: Bands = None,
+    normalise: Normalise = None,
+    dtype: Dtype = None,
+    layout: Layout = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    stale: Stale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do, without doing it."""
+    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
+    from pipeline.job import load_model
+    from pipeline.plan import make_plan
+
+    settings = _settings(**options)
+    made = make_plan(settings, load_model(settings))
+    rows = [scene.summary() for scene in made.scenes]
+    facts = {
+        "tiles": sum(scene.tiles - len(scene.done) for scene in made.work),
+        "raw_gigabytes": round(sum(scene.bytes_raw for scene in made.work) / 1e9, 3),
+        "worker_memory_gigabytes": round(made.worker_bytes / 1e9, 2),
+        "ignored_files": len(made.ignored),
+    }
+    if as_json:
+        _print_json({**facts, "scenes": rows})
+        return
+    _table(rows, f"plan for {redact(source)} -> {redact(output)}")
+    _out.print(
+        f"{facts['tiles']} tiles to do, {facts['raw_gigabytes']} GB of float32 before "
+        f"compression, about {facts['worker_memory_gigabytes']} GB per worker",
+        markup=False,
+    )
+
+
+@app.command("list")
+def list_command(
+    source: Source, include: Include = None, exclude: Exclude = None, as_json: AsJson = False
+) -> None:
+    """List the scenes of SOURCE."""
+    catalogue = list_scenes(source, include or [], exclude or [])
+    rows = [
+        {
+            "scene_id": scene.scene_id,
+            "format": scene.format,
+            "megabytes": round(scene.bytes / 1e6, 2),
+            "source": redact(scene.uri),
+            "problem": None,
+        }
+        for scene in catalogue.scenes
+    ]
+    rows += [
+        {
+            "scene_id": scene_id,
+            "format": None,
+            "megabytes": None,
+            "source": redact(uri),
+            "problem": str(error),
+        }
+        for scene_id, uri, error in catalogue.rejected
+    ]
+    if as_json:
+        _print_json({"scenes": rows, "ignored": [redact(path) for path in catalogue.ignored]})
+    else:
+        _table(rows, f"{len(catalogue.scenes)} scenes, {len(catalogue.ignored)} other files")
+
+
+@app.command()
+def status(output: Output, as_json: AsJson = False) -> None:
+    """Show what OUTPUT holds: published, unfinished and quarantined scenes."""
+    from pipeline.inventory import scenes_of
+
+    rows = [asdict(entry) for entry in scenes_of(output)]
+    if as_json:
+        _print_json(rows)
+    else:
+        _table(rows, f"{redact(output)}: {len(rows)} scenes")
+
+
+@app.command()
+def verify(
+    output: Output,
+    scene: Annotated[list[str] | None, typer.Option(help="Only these scene ids.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all bytes, compare checksums.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the published scenes of OUTPUT with their ledgers. Exit status 3 on any fault."""
+    from pipeline.inventory import scenes_of
+    from pipeline.store import SceneStore, verify_scene
+
+    published = [entry.scene_id for entry in scenes_of(output) if entry.status == "published"]
+    unknown = sorted(set(scene or []) - set(published))
+    if unknown:
+        raise UsageError(f"--scene: not published in {redact(output)}: {', '.join(unknown)}")
+    faults = {
+        scene_id: verify_scene(SceneStore(output, scene_id), deep=deep)
+        for scene_id in published
+        if not scene or scene_id in scene
+    }
+    if as_json:
+        _print_json(faults)
+    else:
+        rows = [
+            {"scene_id": scene_id, "faults": "; ".join(found) or "none"}
+            for scene_id, found in faults.items()
+        ]
+        _table(rows, f"{redact(output)}: {len(rows)} published scenes")
+    raise typer.Exit(QUARANTINED if any(faults.values()) else 0)
+
+
+def main() -> None:
+    """Run the command; a `UsageError` is one line and exit status 2."""
+    try:
+        app()
+    except UsageError as error:
+        _err.print(f"sr-archive: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(USAGE) from None
+
+
+if __name__ == "__main__":
+    main()

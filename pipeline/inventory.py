@@ -1,0 +1,56 @@
+"""What an output holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import UsageError
+from pipeline.storage import join, open_filesystem, redact
+from pipeline.store import STATE, SceneStore
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scene of an output."""
+
+    scene_id: str
+    status: Literal["published", "unfinished", "quarantined"]
+    tiles: int
+    tiles_done: int
+    note: str = ""
+
+
+def scenes_of(output: str) -> list[Entry]:
+    """Every scene that the output knows of, by id.
+
+    Raises:
+        UsageError: the output holds no state of this product.
+    """
+    filesystem, root = open_filesystem(output)
+    filesystem.invalidate_cache()
+
+    def names(*parts: str) -> list[str]:
+        try:
+            return [
+                path.rsplit("/", 1)[-1] for path in filesystem.ls(join(root, *parts), detail=False)
+            ]
+        except FileNotFoundError:
+            return []
+
+    if not names(STATE):
+        raise UsageError(f"{redact(output)} is no output of sr-archive: it has no {STATE} folder")
+    quarantined = {name.removesuffix(".json") for name in names(STATE, "quarantine")}
+    known = set(names(STATE, "scenes")) | quarantined
+    return [_entry(SceneStore(output, scene_id)) for scene_id in sorted(known) if scene_id]
+
+
+def _entry(store: SceneStore) -> Entry:
+    state = store.state() or {}
+    tiles = int(state.get("tiles", 0))
+    problem = store.quarantined()
+    note = f"{problem['code']}: {problem['message']}" if problem else ""
+    if store.published() is not None:
+        return Entry(store.scene_id, "published", tiles, tiles, note)
+    done = len(store.ledger())
+    return Entry(store.scene_id, "quarantined" if problem else "unfinished", tiles, done, note)

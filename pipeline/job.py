@@ -1,0 +1,309 @@
+"""The main job: plan, super-resolve every scene that is new, publish, report."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from model import CheckpointError, load_checkpoint
+from pipeline import events
+from pipeline.actors import ActorPool, Dispatcher, Handlers, Share, Work, ray_session
+from pipeline.calibration import Calibration
+from pipeline.errors import UsageError
+from pipeline.events import Event, Listener
+from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
+from pipeline.product import code_version, package_versions
+from pipeline.settings import RunSettings
+from pipeline.storage import join, open_filesystem, redact, unstrip, write_atomic
+from pipeline.store import STATE, TileRecord
+from pipeline.worker import Prepared
+
+
+@dataclass
+class SceneRow:
+    """What became of one scene in a run."""
+
+    scene_id: str
+    status: Literal["published", "skipped", "quarantined"]
+    reason: str = ""
+    note: str = ""
+    tiles: int = 0
+    tiles_kept: int = 0
+    seconds: float = 0.0
+    megapixel_bands: float = 0.0
+    source: str = ""
+    output: str = ""
+
+
+@dataclass
+class RunReport:
+    """What became of a run."""
+
+    run_id: str
+    started: str
+    rows: list[SceneRow] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        return 3 if self.count("quarantined") else 0
+
+    def count(self, status: str) -> int:
+        return sum(row.status == status for row in self.rows)
+
+
+def load_model(settings: RunSettings) -> Model:
+    """The checkpoint of the settings.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    try:
+        return Model.of(*load_checkpoint(settings.model))
+    except CheckpointError as error:
+        raise UsageError(f"--model: {error}") from error
+
+
+def run(settings: RunSettings, listeners: Sequence[Listener] = ()) -> RunReport:
+    """Super-resolve and publish every scene of the source that is not published yet.
+
+    A bad scene is quarantined and the run goes on. Killed at any moment, the same call finishes
+    the work and redoes at most the tiles that were in flight.
+
+    Raises:
+        UsageError: an option, the source, the model or the output cannot be used; nothing is
+            written then.
+    """
+    model = load_model(settings)
+    plan = make_plan(settings, model)
+    return Run(settings, model, plan, listeners).execute()
+
+
+class Run:
+    """One execution of a plan."""
+
+    def __init__(
+        self, settings: RunSettings, model: Model, plan: Plan, listeners: Sequence[Listener]
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._plan = plan
+        self._listeners = listeners
+        self._began = time.monotonic()
+        started = datetime.now(UTC)
+        run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        self.report = RunReport(run_id, started.isoformat(timespec="seconds"))
+        self._rows: dict[str, SceneRow] = {}
+        self._left: dict[str, int] = {}
+        self._clock: dict[str, float] = {}
+        self._device = ""
+
+    def execute(self) -> RunReport:
+        self._check_output()
+        self._announce()
+        if self._plan.work:
+            self._process()
+        self.report.rows = [self._rows[key] for key in sorted(self._rows)]
+        self.report.seconds = round(time.monotonic() - self._began, 2)
+        self._save_report()
+        self._emit(
+            events.RunFinished(
+                self.report.run_id,
+                published=self.report.count("published"),
+                skipped=self.report.count("skipped"),
+                quarantined=self.report.count("quarantined"),
+                seconds=self.report.seconds,
+            )
+        )
+        return self.report
+
+    def _emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    def _check_output(self) -> None:
+        """Fail now, not after an hour, if the output cannot be written."""
+        try:
+            self._save_report()
+        except OSError as error:
+            place = redact(self._settings.output)
+            raise UsageError(f"cannot write to output {place}: {error}") from error
+
+    def _save_report(self) -> None:
+        path = join(self._settings.output, STATE, "runs", f"{self.report.run_id}.json")
+        filesystem, inner = open_filesystem(path)
+        write_atomic(filesystem, inner, json.dumps(asdict(self.report), indent=1).encode())
+
+    def _announce(self) -> None:
+        work = self._plan.work
+        kept = sum(len(scene.done) for scene in work)
+        self._emit(
+            events.RunPlanned(
+                run_id=self.report.run_id,
+                scenes=len(self._plan.scenes),
+                tiles=sum(scene.tiles for scene in work),
+                tiles_kept=kept,
+                pixel_bands=sum(
+                    _tile_pixel_bands(scene.job, key)
+                    for scene in work
+                    if scene.job
+                    for key in _open_tiles(scene)
+                ),
+            )
+        )
+        for scene in self._plan.scenes:
+            self._rows[scene.scene_id] = self._row(scene)
+            if scene.status == "quarantined":
+                self._quarantine(scene.scene_id, scene.code, scene.note)
+            elif scene.status in ("published", "kept"):
+                reason = "published with the same fingerprint" if not scene.note else scene.note
+                self._end(scene.scene_id, "skipped", reason)
+
+    def _row(self, scene: ScenePlan) -> SceneRow:
+        return SceneRow(
+            scene.scene_id,
+            "skipped",
+            note="" if scene.code else scene.note,
+            tiles=scene.tiles,
+            tiles_kept=len(scene.done),
+            megapixel_bands=0.0 if scene.job is None else round(scene.job.pixel_bands / 1e6, 3),
+            source=redact(scene.uri),
+            output=redact(join(self._settings.output, f"{scene.scene_id}.zarr")),
+        )
+
+    def _process(self) -> None:
+        handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
+        with ray_session(self._settings.ray_address):
+            share = Share.of_cluster(self._settings.devices, self._settings.workers)
+            self._device = share.device
+            pool = ActorPool(self._model, share)
+            dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts)
+            for scene in self._plan.work:
+                self._queue(scene, dispatcher)
+            dispatcher.run()
+            pool.close()
+
+    def _queue(self, scene: ScenePlan, dispatcher: Dispatcher) -> None:
+        job = scene.job
+        assert job is not None
+        self._clock[job.scene_id] = time.monotonic()
+        self._left[job.scene_id] = len(job.grid) - len(scene.done)
+        if scene.status == "resume":
+            self._emit(events.SceneStarted(job.scene_id, len(job.grid), len(scene.done)))
+            if not self._left[job.scene_id]:
+                self._publish(job)
+                return
+            dispatcher.add(job, scene.done)
+        else:
+            dispatcher.add(job, None)
+
+    def _prepared(self, job: SceneJob, prepared: Prepared) -> None:
+        self._clock[job.scene_id] = time.monotonic()
+        self._rows[job.scene_id].note = prepared.note
+        self._emit(events.SceneStarted(job.scene_id, len(job.grid), 0))
+
+    def _tile_done(self, job: SceneJob, record: TileRecord) -> None:
+        self._emit(
+            events.TileFinished(
+                job.scene_id,
+                record.tile,
+                _tile_pixel_bands(job, record.tile),
+                round(sum(record.seconds.values()), 4),
+            )
+        )
+        self._left[job.scene_id] -= 1
+        if not self._left[job.scene_id]:
+            self._publish(job)
+
+    def _retried(self, work: Work, reason: str) -> None:
+        self._emit(events.TileRetried(work.job.scene_id, work.name, work.attempts, reason))
+
+    def _failed(self, job: SceneJob, code: str, message: str) -> None:
+        self._quarantine(job.scene_id, code, message)
+
+    def _publish(self, job: SceneJob) -> None:
+        try:
+            job.store().publish(self._provenance(job))
+        except (OSError, RuntimeError) as error:
+            self._quarantine(job.scene_id, "output-failed", f"cannot publish: {error}")
+            return
+        self._end(job.scene_id, "published")
+
+    def _quarantine(self, scene_id: str, code: str, message: str) -> None:
+        row = self._rows[scene_id]
+        facts = {
+            "scene_id": scene_id,
+            "code": code,
+            "message": message,
+            "source": row.source,
+            "run_id": self.report.run_id,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        path = join(self._settings.output, STATE, "quarantine", f"{scene_id}.json")
+        filesystem, inner = open_filesystem(path)
+        write_atomic(filesystem, inner, json.dumps(facts, indent=1).encode())
+        self._end(scene_id, "quarantined", f"{code}: {message}")
+
+    def _end(
+        self,
+        scene_id: str,
+        status: Literal["published", "skipped", "quarantined"],
+        reason: str = "",
+    ) -> None:
+        row = self._rows[scene_id]
+        row.status, row.reason = status, reason
+        if scene_id in self._clock:
+            row.seconds = round(time.monotonic() - self._clock[scene_id], 2)
+        self._emit(events.SceneFinished(scene_id, status, reason))
+
+    def _provenance(self, job: SceneJob) -> dict[str, Any]:
+        """Root attributes: how this scene was made."""
+        data = job.store().calibration()
+        calibration = None if data is None else Calibration.from_bytes(data)
+        card = self._model.card
+        row = self._rows[job.scene_id]
+        facts: dict[str, Any] = {
+            "fingerprint": job.fingerprint,
+            "source": redact(unstrip(*open_filesystem(job.uri))),
+            "source_version": job.version,
+            "model": card.name,
+            "weights_sha256": self._model.digest,
+            "card": card.model_dump(mode="json"),
+            "scale": job.grid.scale,
+            "options": asdict(job.options),
+            "code_version": code_version(),
+            "packages": package_versions(),
+            "device": self._device or "none",
+            "run_id": self.report.run_id,
+            "run_started": self.report.started,
+            "published": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tiles": len(job.grid),
+            "tiles_kept_from_earlier_runs": row.tiles_kept,
+        }
+        if calibration is not None:
+            facts |= {
+                "bands_kind": calibration.bands.kind,
+                "bands_note": calibration.bands.note,
+                "normalisation": calibration.gain_rule,
+                "attention_statistics_sha256": calibration.digest(),
+                "calibration_pixels": calibration.sampled_pixels,
+            }
+        return {"scene_id": job.scene_id, "sr_archive": facts}
+
+
+def _open_tiles(scene: ScenePlan) -> list[str]:
+    assert scene.job is not None
+    return [tile.key for tile in scene.job.grid if tile.key not in scene.done]
+
+
+def _tile_pixel_bands(job: SceneJob, key: str) -> int:
+    row, column = (int(part) for part in key.split("."))
+    tile = job.grid.tile
+    height = min(tile, job.grid.height - row * tile)
+    width = min(tile, job.grid.width - column * tile)
+    return height * width * job.grid.scale**2 * job.bands

@@ -1,0 +1,242 @@
+"""What a run will do, decided before it does anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from model import SSPSR, Card
+from model.checkpoint import pack, weights_digest
+from model.receptive_field import halo
+from pipeline.catalog import Catalogue, SceneRef, list_scenes
+from pipeline.errors import SceneError, UsageError
+from pipeline.grid import TileGrid
+from pipeline.nodata import FILL_DEPTH
+from pipeline.product import code_version
+from pipeline.readers import open_scene
+from pipeline.settings import Attention, Bands, Layout, Normalise, RunSettings
+from pipeline.spectral import match_bands
+from pipeline.storage import redact
+from pipeline.store import SceneStore
+
+_OPENERS = 8  # scenes opened at once while planning
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The options that determine an output's values and bytes."""
+
+    tile: int
+    attention: Attention
+    bands: Bands
+    normalise: Normalise
+    dtype: Literal["source", "float32"]
+    layout: Layout
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> OutputOptions:
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint as the job handles it: bytes for the workers, facts for the plan."""
+
+    data: bytes
+    card: Card
+    digest: str
+    halo: int
+
+    @classmethod
+    def of(cls, net: SSPSR, card: Card) -> Model:
+        return cls(pack(net, card), card, weights_digest(net), halo(net.config))
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """One scene to super-resolve; all that a worker must know of it."""
+
+    scene_id: str
+    uri: str
+    version: str
+    fingerprint: str
+    output: str
+    options: OutputOptions
+    grid: TileGrid
+    bands: int
+
+    def store(self) -> SceneStore:
+        return SceneStore(self.output, self.scene_id)
+
+    @property
+    def pixel_bands(self) -> int:
+        rows, columns = self.grid.output_size
+        return rows * columns * self.bands
+
+
+Status = Literal["new", "resume", "stale", "published", "kept", "quarantined"]
+
+
+@dataclass(frozen=True)
+class ScenePlan:
+    """What will happen to one scene.
+
+    Attributes:
+        status: `new`; `resume` (tiles of an earlier run are kept); `stale` (published from other
+            source, weights or options, and replaced); `published` (skipped); `kept` (stale, but
+            left as asked); `quarantined`.
+        job: None unless there is work.
+        done: keys of finished tiles.
+        note: reason of a quarantine, or what the operator should know.
+        code: reason code of a quarantine.
+    """
+
+    scene_id: str
+    uri: str
+    status: Status
+    job: SceneJob | None = None
+    done: frozenset[str] = frozenset()
+    note: str = ""
+    code: str = ""
+
+    @property
+    def tiles(self) -> int:
+        return len(self.job.grid) if self.job else 0
+
+    @property
+    def bytes_raw(self) -> int:
+        """Size of the output before compression."""
+        return 0 if self.job is None else self.job.pixel_bands * 4
+
+    def summary(self) -> dict[str, Any]:
+        """Plain facts for tables and JSON."""
+        size = (
+            None
+            if self.job is None
+            else [self.job.bands, self.job.grid.height, self.job.grid.width]
+        )
+        return {
+            "scene_id": self.scene_id,
+            "status": self.status,
+            "source": redact(self.uri),
+            "bands_rows_cols": size,
+            "tiles": self.tiles,
+            "tiles_kept": len(self.done),
+            "note": f"{self.code}: {self.note}" if self.code else self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All scenes of a source, in listing order."""
+
+    scenes: tuple[ScenePlan, ...]
+    ignored: tuple[str, ...]
+    worker_bytes: int  # estimated peak memory of one worker for one tile
+
+    @property
+    def work(self) -> list[ScenePlan]:
+        return [scene for scene in self.scenes if scene.job is not None]
+
+
+def fingerprint_of(ref: SceneRef, model: Model, options: OutputOptions) -> str:
+    """Hash of all that determines an output: source version, weights, options, code version."""
+    facts = {
+        "source": redact(ref.uri),
+        "version": ref.version,
+        "weights": model.digest,
+        "card": hashlib.sha256(model.card.model_dump_json().encode()).hexdigest(),
+        "options": asdict(options),
+        "code": code_version(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def make_plan(settings: RunSettings, model: Model) -> Plan:
+    """List the source, open what is not published yet, decide.
+
+    Raises:
+        UsageError: nothing to list, or an output that cannot be one.
+    """
+    if settings.tile < model.halo:
+        raise UsageError(
+            f"--tile {settings.tile} is smaller than this model's halo of {model.halo} LR pixels; "
+            f"use {model.halo} or more"
+        )
+    catalogue = list_scenes(settings.source, settings.include, settings.exclude)
+    options = OutputOptions.of(settings)
+
+    def plan(ref: SceneRef) -> ScenePlan:
+        return _plan_scene(ref, settings, model, options)
+
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        planned = list(pool.map(plan, catalogue.scenes))
+    scenes = sorted([*planned, *_rejected(catalogue)], key=lambda scene: scene.scene_id)
+    return Plan(tuple(scenes), tuple(catalogue.ignored), _worker_bytes(scenes, model))
+
+
+def _rejected(catalogue: Catalogue) -> list[ScenePlan]:
+    return [
+        ScenePlan(scene_id, uri, "quarantined", note=error.message, code=error.code)
+        for scene_id, uri, error in catalogue.rejected
+    ]
+
+
+def _plan_scene(
+    ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions
+) -> ScenePlan:
+    fingerprint = fingerprint_of(ref, model, options)
+    store = SceneStore(settings.output, ref.scene_id)
+    published = store.published()
+    stale = False
+    if published is not None:
+        if published.get("sr_archive", {}).get("fingerprint") == fingerprint:
+            return ScenePlan(ref.scene_id, ref.uri, "published")
+        if settings.stale == "keep":
+            note = "source, model or options changed since; kept as asked"
+            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note)
+        stale = True
+    try:
+        job, note = _open_job(ref, settings, model, options, fingerprint)
+    except SceneError as error:
+        return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
+    if stale:
+        return ScenePlan(ref.scene_id, ref.uri, "stale", job, note=note)
+    state = store.state()
+    if state is None or state.get("fingerprint") != fingerprint:
+        return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note)
+    return ScenePlan(ref.scene_id, ref.uri, "resume", job, frozenset(store.ledger()), note)
+
+
+def _open_job(
+    ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions, fingerprint: str
+) -> tuple[SceneJob, str]:
+    """The job of a scene and the note of its band plan, from metadata alone."""
+    scene = open_scene(ref.uri)
+    wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
+    good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
+    bands = match_bands(model.card, wavelengths, good, options.bands)
+    grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, model.card.architecture.scale)
+    job = SceneJob(
+        ref.scene_id, ref.uri, ref.version, fingerprint, settings.output, options, grid, len(good)
+    )
+    return job, bands.note
+
+
+def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
+    """Peak of one worker: values and results of a tile, and the trunk's HR feature maps twice."""
+    jobs = [scene.job for scene in scenes if scene.job is not None]
+    if not jobs:
+        return 0
+    architecture = model.card.architecture
+    side = jobs[0].options.tile + 2 * (model.halo + FILL_DEPTH)
+    high = (side * architecture.scale) ** 2
+    features = 2 * high * architecture.features * 4
+    values = max(job.bands for job in jobs) * (2 * side**2 + 3 * high) * 4
+    return features + values

@@ -1,0 +1,80 @@
+"""The output scene as a Dataset: the source's coordinates on the finer grid, and provenance."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from pipeline.calibration import Calibration
+from pipeline.grid import TileGrid, scaled_coordinates
+from pipeline.store import VARIABLE
+from pipeline.tile import ValueEncoding
+
+_PACKAGES = ("torch", "numpy", "xarray", "zarr", "dask", "ray", "rasterio", "sr-archive")
+_CARRIED = ("sensor", "datetime", "reader_notes")
+
+
+def code_version() -> str:
+    """The version of this product, part of every fingerprint."""
+    try:
+        return version("sr-archive")
+    except PackageNotFoundError:  # run from a working directory, as a Ray job does
+        return "0.1.0"
+
+
+def package_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def output_dataset(
+    scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
+) -> xr.Dataset:
+    """The output with a lazy variable of no content yet.
+
+    `good_band` is False where the source says so and where the scene holds no value.
+    """
+    bands = scene.sizes["band"]
+    rows, columns = grid.output_size
+    # xarray encodes on writing; the values here are never computed.
+    dtype = (
+        np.float32 if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
+    )
+    values = da.zeros((bands, rows, columns), dtype=dtype, chunks=(bands, grid.shard, grid.shard))
+    good = np.zeros(bands, dtype=bool)
+    good[list(calibration.bands.used)] = True
+    coordinates: dict[str, Any] = {
+        name: scene[name].variable for name in ("wavelength", "fwhm") if name in scene.coords
+    }
+    coordinates |= {"good_band": ("band", good), **scaled_coordinates(scene, grid.scale)}
+    variable = xr.Variable(("band", "y", "x"), values, _variable_attributes(scene))
+    if "spatial_ref" in coordinates:
+        variable.encoding["grid_mapping"] = "spatial_ref"
+    attributes = {"Conventions": "CF-1.11", "title": "super-resolved hyperspectral scene"}
+    attributes |= {name: scene.attrs[name] for name in _CARRIED if name in scene.attrs}
+    result = xr.Dataset({VARIABLE: variable}, coordinates, attributes)
+    for coordinate in result.coords.values():
+        coordinate.encoding = {"_FillValue": None} if coordinate.dtype.kind == "f" else {}
+    return result
+
+
+def _variable_attributes(scene: xr.Dataset) -> dict[str, Any]:
+    source = scene[VARIABLE].attrs
+    attributes = {
+        name: source[name] for name in ("long_name", "units", "standard_name") if name in source
+    }
+    reference = scene.coords.get("spatial_ref")
+    if reference is not None and "crs_wkt" in reference.attrs:
+        # GDAL's Zarr driver looks here, not at the grid mapping.
+        attributes["_CRS"] = {"wkt": reference.attrs["crs_wkt"]}
+    return attributes

@@ -1,0 +1,121 @@
+"""Readers: every format becomes the same lazy Dataset (`open_scene`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import xarray as xr
+
+from pipeline.readers.boundary import boundary, failure, is_file
+from pipeline.readers.envi import read_envi
+from pipeline.readers.geotiff import read_geotiff
+from pipeline.readers.matlab import read_matlab5, read_matlab73
+from pipeline.readers.npz import is_npz, read_npz
+from pipeline.readers.tiff_ifd import is_tiff
+from pipeline.readers.zarr_store import read_zarr
+from pipeline.storage import open_filesystem, unstrip
+
+__all__ = ["open_scene", "recognise", "scene_stem"]
+
+_ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+_HEAD_BYTES = 520
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_DATA_SUFFIX = re.compile(r"(?i)\.(zarr|tiff?|hdr|img|raw|dat|bil|bsq|bip|bin|cube|envi|mat|npz)$")
+
+
+def open_scene(uri: str, band_axis: int | None = None) -> xr.Dataset:
+    """Open a scene of any known format lazily; only its metadata is read.
+
+    Args:
+        uri: a path or fsspec URL of a Zarr store, a GeoTIFF, an ENVI header or data file, a MATLAB
+            file or an .npz archive.
+        band_axis: which axis of an array without dimension names holds the bands (0, 1 or 2);
+            default: the rule that the format's module states.
+
+    Returns:
+        `reflectance` (band, y, x) float32 with nodata as NaN, coordinates `wavelength` and `fwhm`
+        in nm where known, `good_band`, `x`, `y` and `spatial_ref` where georeferenced.
+
+    Raises:
+        SceneError: the scene cannot be read, with the reason and what to do.
+    """
+    filesystem, path = open_filesystem(uri)
+    address = unstrip(filesystem, path)
+    kind = recognise(filesystem, path)
+    scene: xr.Dataset = _READERS[kind](address, band_axis)
+    scene.attrs.setdefault("scene_id", scene_stem(path))
+    return scene
+
+
+_READERS: dict[str, Any] = {
+    "zarr": read_zarr,
+    "geotiff": lambda uri, _: read_geotiff(uri),
+    "envi": lambda uri, _: read_envi(uri),
+    "matlab5": read_matlab5,
+    "matlab73": read_matlab73,
+    "npz": read_npz,
+}
+
+
+def scene_stem(path: str) -> str:
+    """The file's name without folders and without the suffixes of scene formats."""
+    name = path.rstrip("/").rpartition("/")[2]
+    bare = _DATA_SUFFIX.sub("", name)
+    if name.lower().endswith(".hdr"):  # scene.img.hdr beside scene.img
+        bare = _DATA_SUFFIX.sub("", bare)
+    return bare or name
+
+
+def recognise(filesystem: Any, path: str) -> str:
+    """The reader for what lies at `path`, by content; the suffix decides only ties.
+
+    Raises:
+        SceneError: nothing is there, or it is no format that this version reads.
+    """
+    lower = path.lower()
+    with boundary(path, "cannot look at the scene"):
+        if lower.endswith(".zarr") or not is_file(filesystem, path):
+            if any(is_file(filesystem, f"{path}/{marker}") for marker in _ZARR_MARKERS):
+                return "zarr"
+            if filesystem.isdir(path):
+                raise failure("unsupported", path, "a folder that is no Zarr store")
+        size = int(filesystem.info(path)["size"])
+        head = filesystem.cat_file(path, 0, min(_HEAD_BYTES, size)) if size else b""
+    kind = _by_magic(filesystem, path, head)
+    if kind is not None:
+        return kind
+    if lower.endswith(".hdr") or _has_header(filesystem, path):
+        return "envi"
+    if not head and _DATA_SUFFIX.search(lower):
+        raise failure("truncated", path, "the file is empty: copy it again")
+    if lower.endswith(_SUFFIXES_WITH_MAGIC):
+        raise failure("bad-header", path, "the content is not what the file's suffix says")
+    raise failure("unsupported", path, "not a Zarr, GeoTIFF, ENVI, MATLAB or npz scene")
+
+
+_SUFFIXES_WITH_MAGIC = (".tif", ".tiff", ".npz", ".mat")
+
+
+def _by_magic(filesystem: Any, path: str, head: bytes) -> str | None:
+    if is_tiff(head):
+        return "geotiff"
+    if head.startswith(b"MATLAB 5.0"):
+        return "matlab5"
+    if head.startswith(b"MATLAB 7.3") or (
+        _HDF5 in (head[:8], head[512:520]) and path.lower().endswith(".mat")
+    ):
+        return "matlab73"
+    if head.startswith(b"PK\x03\x04") and is_npz(path, filesystem, path):
+        return "npz"
+    if head[:4] == b"ENVI" and (path.lower().endswith(".hdr") or b"\n" in head):
+        return "envi"
+    return None
+
+
+def _has_header(filesystem: Any, path: str) -> bool:
+    """Whether an ENVI header lies beside a data file, under its name or its stem."""
+    stem = path[: len(path) - len(path.rpartition("/")[2])] + scene_stem(path)
+    names = [base + suffix for base in (path, stem) for suffix in (".hdr", ".HDR")]
+    with boundary(path, "cannot look beside the file"):
+        return any(is_file(filesystem, name) for name in names)

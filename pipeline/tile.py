@@ -1,0 +1,198 @@
+"""One tile: read it with its halo, super-resolve its core, encode and write its shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from model import inference
+from pipeline.calibration import Calibration, Values, network_input, read_window
+from pipeline.grid import Tile, TileGrid, Window
+from pipeline.nodata import FILL_DEPTH
+from pipeline.store import OutputArray, TileRecord
+
+Engine = inference.Engine
+
+
+@dataclass(frozen=True)
+class ValueEncoding:
+    """How physical values are stored: stored = (physical - add_offset) / scale_factor.
+
+    Attributes:
+        dtype: NumPy name of the stored type.
+        fill: stored value of nodata; None where an integer source has none and needs none.
+    """
+
+    dtype: str
+    scale_factor: float = 1.0
+    add_offset: float = 0.0
+    fill: float | int | None = None
+
+    @classmethod
+    def of_scene(
+        cls, encoding: Mapping[Any, Any], *, float32: bool, needs_fill: bool
+    ) -> ValueEncoding:
+        """The source's own integer scale, or float32 with NaN.
+
+        Args:
+            encoding: of the source variable: `dtype`, `scale_factor`, `add_offset`, `_FillValue`.
+            float32: ask for physical float32 whatever the source.
+            needs_fill: some output values are fill though the source declares no fill value;
+                the type's lowest (signed) or highest (unsigned) value is taken then.
+        """
+        dtype = np.dtype(encoding.get("dtype", "float32"))
+        if float32 or not np.issubdtype(dtype, np.integer):
+            return cls("float32", fill=float("nan"))
+        fill = encoding.get("_FillValue")
+        limits = np.iinfo(dtype)
+        if fill is None or not limits.min <= float(fill) <= limits.max:
+            fill = (limits.min if limits.min < 0 else limits.max) if needs_fill else None
+        return cls(
+            dtype.name,
+            float(encoding.get("scale_factor", 1.0)),
+            float(encoding.get("add_offset", 0.0)),
+            None if fill is None else int(fill),
+        )
+
+    def to_xarray(self) -> dict[str, Any]:
+        """Encoding for xarray; what is neutral is left out."""
+        facts: dict[str, Any] = {"dtype": self.dtype}
+        if self.scale_factor != 1.0:
+            facts["scale_factor"] = self.scale_factor
+        if self.add_offset != 0.0:
+            facts["add_offset"] = self.add_offset
+        facts["_FillValue"] = self.fill
+        return facts
+
+    def encode(self, physical: Values) -> NDArray[Any]:
+        """Stored values; NaN becomes fill, valid values never do.
+
+        Raises:
+            ValueError: NaN where no fill value is declared.
+        """
+        dtype = np.dtype(self.dtype)
+        if not np.issubdtype(dtype, np.integer):
+            return physical.astype(dtype)
+        limits = np.iinfo(dtype)
+        stored = np.rint((physical.astype(np.float64) - self.add_offset) / self.scale_factor)
+        missing = np.isnan(stored)
+        stored = np.clip(np.where(missing, 0, stored), float(limits.min), float(limits.max))
+        result = stored.astype(dtype)
+        if self.fill is None:
+            if missing.any():
+                raise ValueError("nodata in the output, but no fill value is declared")
+            return result
+        beside = self.fill + 1 if self.fill < limits.max else self.fill - 1
+        result[(result == self.fill) & ~missing] = beside
+        result[missing] = self.fill
+        return result
+
+
+@dataclass(frozen=True)
+class SceneContext:
+    """Everything that the tiles of one scene share inside one worker."""
+
+    scene: xr.Dataset
+    grid: TileGrid
+    calibration: Calibration
+    encoding: ValueEncoding
+    engine: Engine
+    device: torch.device
+
+    @property
+    def margin(self) -> int:
+        """LR pixels read around a core: the network's halo, and what fills gaps inside it."""
+        return self.engine.halo + FILL_DEPTH
+
+
+def super_resolve(
+    values: Values, core: Window, engine: Engine, calibration: Calibration, device: torch.device
+) -> Values:
+    """Super-resolve one window.
+
+    Args:
+        values: `(bands, rows, cols)` physical, NaN in gaps; the core and what lies around it.
+        core: the part to return, in the window's own LR pixels.
+        engine: the network; its statistics are replaced by the scene's.
+        calibration: the scene's constants.
+        device: where to compute.
+
+    Returns:
+        `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are not used and
+        where the LR pixel under a value is a gap.
+    """
+    scale = engine.config.scale
+    near = _shrink(values, core, engine.halo)
+    inner = core.within(near)
+    inputs = network_input(values, calibration)[:, *near.slices]
+    rows, columns = inner.scaled(scale).slices
+    plan = calibration.bands
+    weights = plan.blend_weights(len(values))
+    total = np.zeros(
+        (len(values), rows.stop - rows.start, columns.stop - columns.start), np.float32
+    )
+    for index, window in enumerate(plan.windows):
+        bands = list(window)
+        statistics = calibration.statistics[index] if calibration.statistics else None
+        x = torch.from_numpy(np.ascontiguousarray(inputs[bands])).to(device)
+        y = engine.with_statistics(statistics)(x[None])[0, :, rows, columns]
+        total[bands] += weights[index, bands, None, None] * y.cpu().numpy()
+    total /= np.float32(calibration.gain)
+    gaps = np.isnan(values[:, *core.slices])
+    gaps[_unused(plan.used, len(values))] = True
+    total[gaps.repeat(scale, axis=1).repeat(scale, axis=2)] = np.nan
+    return total
+
+
+def _shrink(values: Values, core: Window, halo: int) -> Window:
+    """The core and its halo inside the values; the rest only served to fill gaps."""
+    rows, columns = values.shape[1:]
+    return Window(
+        max(0, core.top - halo),
+        min(rows, core.bottom + halo),
+        max(0, core.left - halo),
+        min(columns, core.right + halo),
+    )
+
+
+def _unused(used: tuple[int, ...], bands: int) -> NDArray[np.bool_]:
+    mask = np.ones(bands, dtype=bool)
+    mask[list(used)] = False
+    return mask
+
+
+def read_tile(context: SceneContext, tile: Tile) -> tuple[Values, Window]:
+    """The physical values around a tile and its core inside them."""
+    window = context.grid.window(tile, context.margin)
+    return read_window(context.scene, window), context.grid.core(tile).within(window)
+
+
+def compute_tile(context: SceneContext, values: Values, core: Window) -> Values:
+    """The core of a read tile, super-resolved, physical."""
+    return super_resolve(values, core, context.engine, context.calibration, context.device)
+
+
+def write_tile(
+    context: SceneContext, output: OutputArray, tile: Tile, physical: Values, **seconds: float
+) -> TileRecord:
+    """Encode and write a tile's shard; the record is for the ledger."""
+    started = time.perf_counter()
+    window = context.grid.core(tile).scaled(context.grid.scale)
+    objects = output.write(window, context.encoding.encode(physical))
+    valid = np.isfinite(physical)
+    some = bool(valid.any())
+    return TileRecord(
+        tile=tile.key,
+        objects=objects,
+        seconds={**seconds, "write": round(time.perf_counter() - started, 4)},
+        valid=int(np.count_nonzero(valid)) // context.grid.scale**2,
+        minimum=float(np.nanmin(physical)) if some else None,
+        maximum=float(np.nanmax(physical)) if some else None,
+    )

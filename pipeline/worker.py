@@ -1,0 +1,141 @@
+"""What one worker does for the scenes and tiles it is given; knows nothing of Ray."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from model import inference
+from model.checkpoint import unpack
+from pipeline.calibration import Calibration, Values, calibrate
+from pipeline.errors import SceneError
+from pipeline.grid import Tile, Window
+from pipeline.plan import SceneJob
+from pipeline.product import output_dataset
+from pipeline.readers import open_scene
+from pipeline.store import OutputArray, TileRecord, scene_template
+from pipeline.tile import SceneContext, ValueEncoding, compute_tile, read_tile, write_tile
+
+_OPEN_SCENES = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scene whose output exists, unpublished, and whose constants are measured."""
+
+    scene_id: str
+    note: str
+
+
+class Worker:
+    """Holds the network and the scenes it is working on.
+
+    Several threads may call `process` at once: reading, computing and writing of different tiles
+    then overlap, while only one at a time computes.
+    """
+
+    def __init__(self, model: bytes, device: str, threads: int) -> None:
+        self._net, self._card = unpack(model, "the job's model")
+        self._device = torch.device(device)
+        self._net.to(self._device)
+        self._engine = inference.compile(self._net)
+        # One thread computes, always the same: each new one would start its own OpenMP team.
+        self._compute = ThreadPoolExecutor(
+            1, initializer=torch.set_num_threads, initargs=(threads,)
+        )
+        self._scenes: OrderedDict[str, tuple[SceneContext, OutputArray]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.name = f"pid {os.getpid()} on {device}"
+
+    def prepare(self, job: SceneJob) -> Prepared:
+        """Measure the scene's constants and create its output, replacing what was there.
+
+        Raises:
+            SceneError: the scene cannot be processed; whatever was published stays as it was.
+        """
+        scene = open_scene(job.uri)
+        options = job.options
+        calibration: Calibration = self._compute.submit(
+            calibrate,
+            scene,
+            self._net,
+            self._card,
+            policy=options.bands,
+            normalise=options.normalise,
+            pooling=options.attention,
+        ).result()
+        encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
+        dataset = output_dataset(scene, job.grid, calibration, encoding)
+        template = scene_template(dataset, job.grid, options.layout, encoding.to_xarray())
+        store = job.store()
+        store.unpublish()
+        facts = {
+            "fingerprint": job.fingerprint,
+            "tiles": len(job.grid),
+            "uri": dataset.attrs.get("source"),
+        }
+        store.prepare(template, calibration.to_bytes(), facts)
+        return Prepared(job.scene_id, calibration.bands.note)
+
+    def process(self, job: SceneJob, tile: Tile) -> TileRecord:
+        """Read, super-resolve and write one tile, then enter it in the ledger.
+
+        Raises:
+            SceneError: the source cannot be read there.
+        """
+        context, output = self._open(job)
+        started = time.perf_counter()
+        values, core = read_tile(context, tile)
+        read = time.perf_counter()
+        physical, spent = self._compute.submit(self._timed, context, values, core).result()
+        record = write_tile(
+            context, output, tile, physical, read=round(read - started, 4), compute=spent
+        )
+        record = replace(record, worker=self.name)
+        job.store().record(record)
+        return record
+
+    @staticmethod
+    def _timed(context: SceneContext, values: Values, core: Window) -> tuple[Values, float]:
+        started = time.perf_counter()
+        physical = compute_tile(context, values, core)
+        return physical, round(time.perf_counter() - started, 4)
+
+    @staticmethod
+    def _encoding(
+        job: SceneJob, source: Mapping[Any, Any], calibration: Calibration
+    ) -> ValueEncoding:
+        return ValueEncoding.of_scene(
+            source,
+            float32=job.options.dtype == "float32",
+            needs_fill=len(calibration.bands.used) < job.bands,
+        )
+
+    def _open(self, job: SceneJob) -> tuple[SceneContext, OutputArray]:
+        """The scene's context, from the few kept open."""
+        with self._lock:
+            if job.fingerprint not in self._scenes:
+                self._scenes[job.fingerprint] = self._load(job)
+                while len(self._scenes) > _OPEN_SCENES:
+                    self._scenes.popitem(last=False)
+            self._scenes.move_to_end(job.fingerprint)
+            return self._scenes[job.fingerprint]
+
+    def _load(self, job: SceneJob) -> tuple[SceneContext, OutputArray]:
+        store = job.store()
+        data = store.calibration()
+        if data is None:
+            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
+        calibration = Calibration.from_bytes(data)
+        scene = open_scene(job.uri)
+        encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
+        context = SceneContext(scene, job.grid, calibration, encoding, self._engine, self._device)
+        return context, store.open_array()

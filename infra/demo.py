@@ -157,7 +157,9 @@ def _compare_all(
         if len(drawn) < MOST_DRAWN:
             drawn.append(comparison)
     draw(drawn, picture)
-    Console().print(table)
+    console = Console()
+    # Without a terminal there is no width to keep to.
+    (console if console.is_terminal else Console(width=120)).print(table)
     if archive.truth is not None:
         print("PSNR and SAM: against the simulated HR truth.")
     print("Consistency RMSE: the result degraded to LR again, against the source.")
@@ -166,7 +168,7 @@ def _compare_all(
 def _add_rows(table: Table, scene: Comparison) -> None:
     name = scene.scene_id + (" (middle)" if scene.part else "")
     for number, figure in enumerate(figures(scene)):
-        digits = 2 if figure.high > 1 else 5
+        digits = 3 if figure.high > 1 else 5
         table.add_row(
             "" if number else name,
             figure.name,

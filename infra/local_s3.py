@@ -103,7 +103,8 @@ class LocalS3:
     def stop(self, keep: bool = False) -> None:
         """End the server; its temporary folder goes too, unless `keep`."""
         if self._process is not None:
-            stop(self._process)
+            # It waits for clients to hang up; what is thrown away need not be closed in order.
+            stop(self._process, patience=1.0 if self._temporary else 10.0)
             self._process = None
         if self._temporary is not None and not keep:
             shutil.rmtree(self._temporary, ignore_errors=True)

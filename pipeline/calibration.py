@@ -103,6 +103,7 @@ def sample_windows(height: int, width: int) -> list[Window]:
         return [Window(0, height, 0, width)]
     rows = min(round(PATCHES**0.5), -(-height // PATCH))
     columns = min(-(-PATCHES // rows), -(-width // PATCH))
+    rows = min(-(-PATCHES // columns), -(-height // PATCH))  # a narrow scene gets more rows
     return [
         Window(top, top + min(PATCH, height), left, left + min(PATCH, width))
         for top in _spread(height, rows)

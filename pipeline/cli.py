@@ -23,8 +23,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console()
-_err = Console(stderr=True)
+_LOG_WIDTH = 200  # columns of a table where no terminal says how wide it is
+
+
+def _console(*, stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else _LOG_WIDTH)
+
+
+_out = _console(stderr=False)
+_err = _console(stderr=True)
 
 QUARANTINED = 3
 USAGE = 2

@@ -59,7 +59,8 @@ def output_dataset(
     coordinates |= {"good_band": ("band", good), **scaled_coordinates(scene, grid.scale)}
     variable = xr.Variable(("band", "y", "x"), values, _variable_attributes(scene))
     if "spatial_ref" in coordinates:
-        variable.encoding["grid_mapping"] = "spatial_ref"
+        # As an attribute: from the encoding, xarray would not reopen spatial_ref as a coordinate.
+        variable.attrs["grid_mapping"] = "spatial_ref"
     attributes = {"Conventions": "CF-1.11", "title": "super-resolved hyperspectral scene"}
     attributes |= {name: scene.attrs[name] for name in _CARRIED if name in scene.attrs}
     result = xr.Dataset({VARIABLE: variable}, coordinates, attributes)

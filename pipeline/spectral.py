@@ -23,6 +23,8 @@ from model import Card
 from pipeline.errors import SceneError
 from pipeline.settings import Bands
 
+OVERLAP = 0.5  # share of a window that its neighbour repeats
+
 
 @dataclass(frozen=True)
 class BandPlan:
@@ -55,9 +57,10 @@ class BandPlan:
         return np.asarray(weights / total, dtype=np.float32)
 
 
-def window_starts(bands: int, size: int) -> list[int]:
-    """First positions of windows of `size` over `bands`, overlapping by at least half."""
-    count = 1 if bands == size else 1 + -(-(bands - size) // max(1, size - size // 2))
+def window_starts(bands: int, size: int, overlap: float = OVERLAP) -> list[int]:
+    """First positions of windows of `size` over `bands`, overlapping by at least a share."""
+    step = max(1, size - int(size * overlap))
+    count = 1 + -(-(bands - size) // step)
     return [round(index * (bands - size) / max(1, count - 1)) for index in range(count)]
 
 

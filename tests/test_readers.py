@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zipfile
@@ -147,9 +149,8 @@ def test_envi_georeferencing_agrees_with_gdal(tmp_path: Path, angle: str) -> Non
     header = write_envi(tmp_path, cube(), map_info=info)
     scene = open_scene(header)
     with rasterio.open(tmp_path / "scene.img", driver="ENVI") as file:
-        np.testing.assert_allclose(
-            scene.rio.transform().to_gdal(), file.transform.to_gdal(), atol=1e-9
-        )
+        truth = [float(word) for word in scene.spatial_ref.attrs["GeoTransform"].split()]
+        np.testing.assert_allclose(truth, file.transform.to_gdal(), atol=1e-9)
     assert scene.rio.crs == rasterio.CRS.from_epsg(32633)
     if angle in ("", ", rotation=0"):
         assert float(scene.x[0]) == 364110 and float(scene.y[0]) == 5809955
@@ -645,6 +646,31 @@ def test_windows_read_only_their_bytes(
     window = scene.reflectance[:, 200:220, 300:320].compute(scheduler="synchronous")
     np.testing.assert_array_equal(window, data[:, 200:220, 300:320])
     assert sum(sent) < data.nbytes / 6
+
+
+def test_remote_handles_survive_threads_and_exit(
+    tmp_path: Path, served: tuple[str, list[int]]
+) -> None:
+    """Handles are opened in worker threads, closed in others, and some live at exit."""
+    write_geotiff(tmp_path / "a.tif", cube(5, 300, 300))
+    code = (
+        f"url = {served[0] + '/a.tif'!r}\n"
+        "import threading\n"
+        "from pipeline.readers import open_scene\n"
+        "kept, gone = open_scene(url), open_scene(url)\n"
+        "kept.load(); gone.reflectance.sum().compute(scheduler='threads')\n"
+        "worker = threading.Thread(target=lambda: kept.reflectance.sum().compute())\n"
+        "worker.start(); worker.join(); del gone\n"
+        "last = open_scene(url); last.reflectance.sum().compute()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- real scenes --------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def recognise(filesystem: Any, path: str) -> str:
             if filesystem.isdir(path):
                 raise failure("unsupported", path, "a folder that is no Zarr store")
         size = int(filesystem.info(path)["size"])
-        head = filesystem.cat_file(path, 0, min(_HEAD_BYTES, size)) if size else b""
+        head = filesystem.cat_file(path, start=0, end=min(_HEAD_BYTES, size)) if size else b""
     kind = _by_magic(filesystem, path, head)
     if kind is not None:
         return kind

@@ -50,7 +50,7 @@ def read_sidecar(filesystem: Any, image: str, bands: int) -> EnmapFacts | None:
     path = sidecar(image)
     if path is None or not is_file(filesystem, path):
         return None
-    text = filesystem.cat_file(path, 0, _LARGEST).decode("utf-8", errors="replace")
+    text = filesystem.cat_file(path, start=0, end=_LARGEST).decode("utf-8", errors="replace")
     try:
         rows = [[float(part) for part in found] for found in _BAND.findall(text)]
     except ValueError:

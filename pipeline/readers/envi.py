@@ -41,7 +41,7 @@ def read_envi(uri: str) -> xr.Dataset:
     filesystem, path = open_filesystem(uri)
     header, data, size = find_pair(filesystem, path)
     with boundary(uri, "cannot read the ENVI header"):
-        head = filesystem.cat_file(header, 0, envi_header.MAX_HEADER_BYTES + 1)
+        head = filesystem.cat_file(header, start=0, end=envi_header.MAX_HEADER_BYTES + 1)
     notes: list[str] = []
     try:
         fields = envi_header.parse(head)

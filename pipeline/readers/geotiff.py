@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextvars
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import xarray as xr
+from rasterio import _vsiopener
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from pipeline.errors import SceneError
@@ -30,8 +34,28 @@ from pipeline.readers.spectral_axis import good_bands, to_nanometres, to_number
 from pipeline.readers.tiff_ifd import check_complete
 from pipeline.storage import is_local, open_filesystem, redact
 
+# A scene without georeferencing is a valid scene; its Dataset says so by having no spatial_ref.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
 _IDLE_HANDLES = 4
 _OPEN: weakref.WeakSet[TiffCube] = weakref.WeakSet()
+
+
+class _Handle:
+    """A GDAL handle with the context it was opened in.
+
+    rasterio keeps Python file objects in a context variable: closed by another thread outside that
+    context, they take the process down.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.context = contextvars.copy_context()
+        # rasterio sets this variable in the context that imports it only.
+        self.context.run(_vsiopener._OPEN_FILE_EXIT_STACKS.set, {})
+        self.file = self.context.run(open_tiff, uri)
+
+    def close(self) -> None:
+        self.context.run(self.file.close)
 
 
 class TiffCube:
@@ -42,7 +66,7 @@ class TiffCube:
         self._start()
 
     def _start(self) -> None:
-        self._idle: list[Any] = []
+        self._idle: list[_Handle] = []
         self._lock = threading.Lock()
         _OPEN.add(self)
 
@@ -59,10 +83,10 @@ class TiffCube:
             return np.empty(shape, self.dtype)
         with self._lock:
             handle = self._idle.pop() if self._idle else None
-        handle = handle or open_tiff(self.uri)
+        handle = handle or _Handle(self.uri)
         try:
             window = Window(x.start, y.start, shape[2], shape[1])
-            values = handle.read(list(range(band.start + 1, band.stop + 1)), window=window)
+            values = handle.file.read(list(range(band.start + 1, band.stop + 1)), window=window)
         except BaseException:
             handle.close()
             raise
@@ -78,6 +102,9 @@ class TiffCube:
             handles, self._idle = self._idle, []
         for handle in handles:
             handle.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 @atexit.register
@@ -108,7 +135,9 @@ def read_geotiff(uri: str) -> xr.Dataset:
     with boundary(uri, "cannot read the TIFF"):
         size = int(filesystem.info(path)["size"])
         try:
-            check_complete(lambda at, count: filesystem.cat_file(path, at, at + count), size)
+            check_complete(
+                lambda at, count: filesystem.cat_file(path, start=at, end=at + count), size
+            )
         except SceneError as error:
             raise SceneError(error.code, f"{redact(uri)}: {error.message}") from None
     with boundary(uri, "not a TIFF that GDAL can read", "bad-header"), open_tiff(uri) as file:

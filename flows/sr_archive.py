@@ -1,0 +1,161 @@
+"""The Prefect flow `sr-archive`: the same job as `sr-archive run`, with artifacts.
+
+prefect deployment run sr-archive/default -p source=... -p output=...
+python -m flows.sr_archive SOURCE OUTPUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from pydantic import ValidationError
+
+from flows.listener import PrefectListener
+from pipeline.errors import UsageError
+from pipeline.job import RunReport, run
+from pipeline.settings import RunSettings
+from pipeline.storage import redact
+
+SCENES_KEY = "sr-archive-scenes"
+SUMMARY_KEY = "sr-archive-summary"
+_LONGEST_TABLE = 1000  # scenes; the rest is counted, quarantined scenes come first
+_MOST_NAMED = 5
+
+
+@flow(name="sr-archive", description="Super-resolve every new scene of an archive and publish it.")
+def sr_archive(
+    source: str,
+    output: str,
+    model: str | None = None,
+    tile: int | None = None,
+    workers: int | None = None,
+    devices: Literal["auto", "cpu", "cuda"] | None = None,
+    attention: Literal["scene", "global"] | None = None,
+    bands: Literal["auto", "match", "windows"] | None = None,
+    normalise: Literal["auto", "reflectance", "scene"] | None = None,
+    dtype: Literal["source", "float32"] | None = None,
+    layout: Literal["sharded", "plain"] | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    stale: Literal["replace", "keep"] | None = None,
+    max_attempts: int | None = None,
+    ray_address: str | None = None,
+    fail_on_quarantine: bool = False,
+) -> State[Any]:
+    """Super-resolve every scene of an archive that is new.
+
+    What is not given comes from SR_ARCHIVE_<NAME> in the worker's environment, then from the
+    defaults of `sr-archive run`. Credentials come from the worker's environment only: never put
+    them into a parameter, Prefect stores and shows those.
+
+    Args:
+        source: Folder, bucket prefix or single scene: a path or fsspec URL.
+        output: Folder or bucket prefix for <scene_id>.zarr: a path or URL.
+        model: Checkpoint (.safetensors or published .pth).
+        tile: LR pixels along a tile's side.
+        workers: Ray actors; default: one per GPU.
+        devices: Where tiles run.
+        attention: Pooling of channel attention: frozen per scene, or per tile.
+        bands: What to do with bands that are not the model's.
+        normalise: How values reach [0, 1]: as reflectance, or by the scene's own maximum.
+        dtype: Type of the output values.
+        layout: plain: unsharded, for GDAL older than 3.13.
+        include: Scene ids to keep (globs).
+        exclude: Scene ids to leave out (globs).
+        stale: A published scene whose source, model or options changed.
+        max_attempts: Tries per tile before its scene is set aside.
+        ray_address: Join this Ray cluster; default: start one.
+        fail_on_quarantine: End as Failed if any scene was quarantined.
+    """
+    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
+    logger = get_run_logger()
+    try:
+        settings = _settings(options)
+        report = run(settings, [PrefectListener(logger)])
+    except UsageError as error:
+        logger.error("%s", error)
+        return Failed(message=str(error))
+    _leave_artifacts(settings, report)
+    failed = fail_on_quarantine and report.exit_status != 0
+    return (Failed if failed else Completed)(message=summary(report))
+
+
+def _settings(options: dict[str, Any]) -> RunSettings:
+    try:
+        return RunSettings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = first["loc"][0] if first["loc"] else "options"
+        raise UsageError(f"{name}: {first['msg']}") from None
+
+
+def summary(report: RunReport) -> str:
+    """One line: counts, and the first quarantined scenes by name."""
+    counts = dict.fromkeys(("published", "skipped", "quarantined"), 0)
+    for row in report.rows:
+        counts[row.status] += 1
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    named = [row.scene_id for row in report.rows if row.status == "quarantined"]
+    if named:
+        more = ", ..." if len(named) > _MOST_NAMED else ""
+        text += f" ({', '.join(named[:_MOST_NAMED])}{more})"
+    return text
+
+
+def _leave_artifacts(settings: RunSettings, report: RunReport) -> None:
+    rows = sorted(report.rows, key=lambda row: (row.status != "quarantined", row.scene_id))
+    left_out = len(rows) - _LONGEST_TABLE
+    create_table_artifact(
+        key=SCENES_KEY,
+        table=[
+            {
+                "scene": row.scene_id,
+                "status": row.status,
+                "reason": row.reason,
+                "tiles": row.tiles,
+                "kept": row.tiles_kept,
+                "seconds": round(row.seconds, 1),
+                "Mpx·band": round(row.megapixel_bands, 2),
+                "output": redact(row.output),
+            }
+            for row in rows[:_LONGEST_TABLE]
+        ],
+        description=summary(report) + (f"; {left_out} scenes not listed" if left_out > 0 else ""),
+    )
+    create_markdown_artifact(key=SUMMARY_KEY, markdown=_markdown(settings, report))
+
+
+def _markdown(settings: RunSettings, report: RunReport) -> str:
+    amount = sum(row.megapixel_bands for row in report.rows)
+    lines = [
+        f"## {summary(report)}",
+        f"- run `{report.run_id}`, {report.seconds:.0f} s, {amount:.1f} Mpx·band",
+        f"- from `{redact(settings.source)}`",
+        f"- to `{redact(settings.output)}`",
+        f"- model `{redact(settings.model)}`",
+    ]
+    example = next((row for row in report.rows if row.status == "published"), None)
+    if example is not None:
+        lines += ["", "```python", f'xarray.open_zarr("{redact(example.output)}")', "```"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the flow in this process; options other than these come from SR_ARCHIVE_<NAME>."""
+    parser = argparse.ArgumentParser(prog="python -m flows.sr_archive", description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("output")
+    arguments = parser.parse_args()
+    state = sr_archive(arguments.source, arguments.output, return_state=True)
+    return 0 if state.is_completed() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""A Prefect server, a process worker and the deployment `sr-archive/default` on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from infra.processes import StartError, port_is_free, start, stop, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+POOL = "sr-pool"
+DEPLOYMENT = "sr-archive/default"
+SERVER_TIMEOUT = 120.0  # the first start creates the database
+WORKER_TIMEOUT = 60.0
+COMMAND_TIMEOUT = 120.0
+# These would lead the commands to another server, or give this one another database.
+FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
+           "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_DATABASE_CONNECTION_URL",
+           "PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_SERVER_API_BASE_PATH",
+           "PREFECT_UI_API_URL", "PREFECT_PROFILES_PATH")  # fmt: skip
+
+
+class LocalPrefect:
+    """Server, worker and deployment, up together and down together.
+
+    Args:
+        home: folder for the database, the logs and Prefect's settings.
+        port: of the server, on 127.0.0.1.
+        verbose: the worker writes to this terminal instead of a log file.
+    """
+
+    def __init__(self, home: Path, port: int, verbose: bool = False) -> None:
+        self.home = home.resolve()
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.api = f"{self.url}/api"
+        self._verbose = verbose
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> LocalPrefect:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Bring all of it up.
+
+        Raises:
+            StartError: a part did not start; the line says which and where its log is.
+        """
+        if not port_is_free(self.port):
+            raise StartError(
+                f"port {self.port} is in use: stop what listens there, or choose "
+                f"another port (make serve PORT={self.port + 42})"
+            )
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / ".gitignore").write_text("*\n")
+        self._start_server()
+        self.prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self.prefect("--no-prompt", "deploy", "--name", DEPLOYMENT.partition("/")[2])
+        self._start_worker()
+
+    def stop(self) -> None:
+        """End the worker with its flow runs, then the server."""
+        for name in reversed(list(self._processes)):
+            stop(self._processes.pop(name))
+
+    def ended(self) -> str | None:
+        """The name of a part that ended by itself, or None."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                return name
+        return None
+
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """`base` (default: this process's environment) with this server as Prefect's API."""
+        merged = dict(os.environ if base is None else base)
+        for name in FOREIGN:
+            merged.pop(name, None)
+        return merged | {
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def prefect(self, *arguments: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a `prefect` command against this server and return what it prints.
+
+        Raises:
+            StartError: it failed; the message holds its last line.
+        """
+        command = " ".join(("prefect", *arguments))
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", *arguments],
+                cwd=ROOT,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise StartError(f"`{command}` did not end within {timeout:.0f} s") from None
+        if done.returncode != 0:
+            lines = done.stdout.strip().splitlines() or ["no message"]
+            raise StartError(f"`{command}` failed: {lines[-1]}")
+        return done.stdout
+
+    def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One call of the server's REST API: POST with a body, GET without."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.api}{path}", data=data, headers=headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def _start_server(self) -> None:
+        log = self.home / "server.log"
+        command = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        process = self._run("server", command, log)
+        wait_until(self._healthy, process, SERVER_TIMEOUT, "the Prefect server", log)
+
+    def _start_worker(self) -> None:
+        log = None if self._verbose else self.home / "worker.log"
+        command = ["worker", "start", "--pool", POOL, "--name", f"local-{os.getpid()}"]
+        process = self._run("worker", command, log)
+        wait_until(self._worker_online, process, WORKER_TIMEOUT, "the Prefect worker", log)
+
+    def _run(self, name: str, arguments: list[str], log: Path | None) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "prefect", *arguments]
+        process = start(command, log, self.environment(), ROOT)
+        self._processes[name] = process
+        return process
+
+    def _healthy(self) -> bool:
+        try:
+            return self.request("/health") is True
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+
+    def _worker_online(self) -> bool:
+        try:
+            workers = self.request(f"/work_pools/{POOL}/workers/filter", {})
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+        name = f"local-{os.getpid()}"
+        return any(w["name"] == name and w["status"] == "ONLINE" for w in workers)

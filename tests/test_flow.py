@@ -1,0 +1,205 @@
+"""The flow on a real Prefect server with a process worker, and its parts without one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+
+from flows.listener import PROGRESS_KEY, PrefectListener
+from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, _settings, sr_archive, summary
+from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
+from infra.processes import StartError, free_port
+from infra.simulate import SceneSpec, simulate_archive
+from pipeline import events
+from pipeline.errors import UsageError
+from pipeline.job import RunReport, SceneRow
+from pipeline.settings import RunSettings
+
+SCENES = (
+    SceneSpec("small_fields", "fields", 24, 16, "geotiff", 1),
+    SceneSpec("small_coast", "coast", 24, 24, "zarr", 3, nodata_corner=True),
+)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
+        yield server
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    simulate_archive(folder, tmp_path / "truth", SCENES)
+    (folder / "broken.tif").write_bytes(b"II*\0 and nothing more")
+    return folder
+
+
+def deploy_run(prefect: LocalPrefect, *parameters: str) -> subprocess.CompletedProcess[str]:
+    """The command that the documents give to operators."""
+    options = [part for parameter in parameters for part in ("-p", parameter)]
+    command = [sys.executable, "-m", "prefect", "deployment", "run", DEPLOYMENT, *options]
+    return subprocess.run(
+        [*command, "--watch"],
+        cwd=ROOT,
+        env=prefect.environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def artifacts(prefect: LocalPrefect, key: str) -> list[dict[str, Any]]:
+    query = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    found: list[dict[str, Any]] = prefect.request("/artifacts/filter", query)
+    return found
+
+
+def last_run(prefect: LocalPrefect) -> dict[str, Any]:
+    runs = prefect.request("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
+    run: dict[str, Any] = runs[0]
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_a_deployed_run_publishes_and_leaves_artifacts(
+    prefect: LocalPrefect, archive: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    done = deploy_run(prefect, f"source={archive}", f"output={output}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    state = last_run(prefect)["state"]
+    assert state["type"] == "COMPLETED"
+    assert state["message"] == "2 published, 0 skipped, 1 quarantined (broken)"
+
+    for spec in SCENES:
+        scene = xr.open_zarr(output / f"{spec.scene_id}.zarr")
+        assert scene["reflectance"].shape == (31, 4 * spec.rows, 4 * spec.columns)
+        assert np.isfinite(scene["reflectance"].values).any()
+
+    (table,) = artifacts(prefect, SCENES_KEY)
+    assert "small_coast" in table["data"]
+    assert "quarantined" in table["data"]
+    (progress,) = artifacts(prefect, PROGRESS_KEY)
+    assert float(progress["data"]) == 100.0
+    assert "2 published" in progress["description"]
+    (text,) = artifacts(prefect, SUMMARY_KEY)
+    assert "xarray.open_zarr" in text["data"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_a_bad_option_fails_with_one_line(prefect: LocalPrefect, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    done = deploy_run(prefect, f"source={missing}", f"output={tmp_path / 'output'}")
+    assert done.returncode != 0
+    state = last_run(prefect)["state"]
+    assert state["type"] == "FAILED"
+    assert str(missing) in state["message"]
+    assert "\n" not in state["message"]
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_deployment_fits_the_flow() -> None:
+    (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert f"{sr_archive.name}/{deployment['name']}" == DEPLOYMENT
+    path, _, name = deployment["entrypoint"].partition(":")
+    assert (ROOT / path).is_file()
+    assert name == sr_archive.fn.__name__
+    assert set(deployment["parameters"]) <= set(sr_archive.parameters.properties)
+
+
+def test_every_setting_is_a_described_parameter() -> None:
+    parameters = sr_archive.parameters.properties
+    assert set(RunSettings.model_fields) | {"fail_on_quarantine"} == set(parameters)
+    assert all(parameter.get("description") for parameter in parameters.values())
+    assert sr_archive.parameters.required == ["source", "output"]
+
+
+def test_absent_parameters_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SR_ARCHIVE_TILE", "48")
+    given = {"source": "a", "output": "b", "tile": None, "dtype": "float32"}
+    settings = _settings(given)
+    assert (settings.tile, settings.dtype) == (48, "float32")
+    with pytest.raises(UsageError, match="^tile: "):
+        _settings({**given, "tile": 3})
+
+
+def test_the_summary_names_only_the_first_quarantined() -> None:
+    rows = [SceneRow(f"s{number}", "quarantined", "truncated: short") for number in range(7)]
+    report = RunReport("run", "2026-01-01T00:00:00", [SceneRow("good", "published"), *rows])
+    assert summary(report) == "1 published, 0 skipped, 7 quarantined (s0, s1, s2, s3, s4, ...)"
+
+
+def test_the_listener_survives_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr("flows.listener.create_progress_artifact", lambda **_: uuid4())
+    monkeypatch.setattr("flows.listener.update_progress_artifact", away)
+    with caplog.at_level(logging.INFO):
+        listener = PrefectListener(logging.getLogger("flow"))
+        for event in (
+            events.RunPlanned("run", scenes=1, tiles=2, tiles_kept=0, pixel_bands=20),
+            events.SceneStarted("s", tiles=2, tiles_kept=0),
+            events.TileFinished("s", "0.0", pixel_bands=10, seconds=0.1),
+            events.TileRetried("s", "0.1", attempt=1, reason="worker died"),
+            events.SceneFinished("s", "quarantined", "tile-failed: 0.1"),
+            events.RunFinished("run", published=0, skipped=0, quarantined=1, seconds=1.0),
+        ):
+            listener(event)
+    assert "no server" in caplog.text
+    assert "s: quarantined, tile-failed: 0.1" in caplog.text
+
+
+def test_progress_is_a_share_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+    clock = SimpleNamespace(monotonic=iter(range(0, 1000, 10)).__next__)
+    monkeypatch.setattr("flows.listener.time", clock)
+    monkeypatch.setattr("flows.listener.create_progress_artifact", lambda **_: uuid4())
+    monkeypatch.setattr(
+        "flows.listener.update_progress_artifact",
+        lambda _, progress, description: sent.append(progress),
+    )
+    listener = PrefectListener(logging.getLogger("flow"))
+    listener(events.RunPlanned("run", scenes=1, tiles=4, tiles_kept=2, pixel_bands=20))
+    for _ in range(2):
+        listener(events.TileFinished("s", "0.0", pixel_bands=10, seconds=0.1))
+    listener(events.RunFinished("run", published=1, skipped=0, quarantined=0, seconds=1.0))
+    assert sent == [0.0, 50.0, 100.0, 100.0]
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "infra.serve", "--port", str(port)]
+        done = subprocess.run(
+            [*command, "--home", str(tmp_path)],
+            cwd=ROOT,
+            env=os.environ.copy(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert f"port {port} is in use" in done.stderr
+        assert "Traceback" not in done.stderr
+        with pytest.raises(StartError, match="in use"):
+            LocalPrefect(tmp_path, port).start()

@@ -36,7 +36,7 @@ class PrefectListener:
         self._done = 0
         self._tiles = 0
         self._tiles_done = 0
-        self._updated = 0.0
+        self._updated = -_INTERVAL
 
     def __call__(self, event: Event) -> None:
         match event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +228,15 @@ def choose_pixels(scene: Comparison, count: int = 3) -> list[tuple[int, int]]:
     return [(int(places[i, 0]), int(places[i, 1])) for i in chosen]
 
 
+def _pieces(along: NDArray[Any]) -> list[slice]:
+    """Where a line through the bands must break: at a gap, and where a second detector begins."""
+    steps = np.diff(along)
+    usual = np.median(np.abs(steps)) if len(steps) else 0.0
+    breaks = np.flatnonzero((steps <= 0) | (steps > 4 * usual)) + 1
+    edges = [0, *(int(place) for place in breaks), len(along)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
 def _draw_spectra(axis: Any, scene: Comparison, pixels: Sequence[tuple[int, int]]) -> None:
     numbers = np.arange(1, len(scene.good) + 1)
     along = numbers if scene.wavelength is None else scene.wavelength
@@ -238,7 +248,9 @@ def _draw_spectra(axis: Any, scene: Comparison, pixels: Sequence[tuple[int, int]
             lines.append(("truth", scene.truth, fine, ":"))
         for name, cube, (row, column), style in lines:
             values = np.where(scene.good, cube[:, row, column], np.nan)  # a gap at a bad band
-            axis.plot(along, values, style, color=colour, lw=1.3, label=None if index else name)
+            for number, piece in enumerate(_pieces(along)):
+                label = name if index == number == 0 else None
+                axis.plot(along[piece], values[piece], style, color=colour, lw=1.3, label=label)
     axis.set_xlabel("band" if scene.wavelength is None else "wavelength, nm")
     axis.set_ylabel("reflectance")
     axis.set_title(f"three LR pixels and the HR pixel\nat the centre of each, {scene.scene_id}",

@@ -21,6 +21,7 @@ DEPLOYMENT = "sr-archive/default"
 SERVER_TIMEOUT = 120.0  # the first start creates the database
 WORKER_TIMEOUT = 60.0
 COMMAND_TIMEOUT = 120.0
+PATIENCE = {"worker": 20.0, "server": 5.0}  # the worker first ends its flow runs
 # These would lead the commands to another server, or give this one another database.
 FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
            "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -82,7 +83,7 @@ class LocalPrefect:
     def stop(self) -> None:
         """End the worker with its flow runs, then the server."""
         for name in reversed(list(self._processes)):
-            stop(self._processes.pop(name))
+            stop(self._processes.pop(name), PATIENCE[name])
 
     def ended(self) -> str | None:
         """The name of a part that ended by itself, or None."""

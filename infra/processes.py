@@ -18,13 +18,19 @@ class StartError(Exception):
 
 
 def interrupt_on_terminate() -> None:
-    """Make SIGTERM end the program as Ctrl-C does, so that `with` blocks stop their servers."""
+    """Make SIGTERM end the program as Ctrl-C does, so that `with` blocks stop their servers.
+
+    SIGINT is set too: a program that a script starts in the background ignores it otherwise.
+    A second signal does not disturb the stopping.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

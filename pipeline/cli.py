@@ -243,8 +243,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare the published scenes of OUTPUT with their ledgers. Exit status 3 on any fault."""
-    from pipeline.inventory import scenes_of
-    from pipeline.store import SceneStore, verify_scene
+    from pipeline.inventory import scenes_of, verify_scene
+    from pipeline.store import SceneStore
 
     published = [entry.scene_id for entry in scenes_of(output) if entry.status == "published"]
     unknown = sorted(set(scene or []) - set(published))

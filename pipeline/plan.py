@@ -15,7 +15,7 @@ from model import SSPSR, Card
 from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
 from pipeline.catalog import Catalogue, SceneRef, list_scenes
-from pipeline.errors import SceneError, UsageError
+from pipeline.errors import SceneError
 from pipeline.grid import TileGrid
 from pipeline.nodata import FILL_DEPTH
 from pipeline.product import code_version
@@ -162,13 +162,8 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
     """List the source, open what is not published yet, decide.
 
     Raises:
-        UsageError: nothing to list, or an output that cannot be one.
+        UsageError: nothing to list.
     """
-    if settings.tile < model.halo:
-        raise UsageError(
-            f"--tile {settings.tile} is smaller than this model's halo of {model.halo} LR pixels; "
-            f"use {model.halo} or more"
-        )
     catalogue = list_scenes(settings.source, settings.include, settings.exclude)
     options = OutputOptions.of(settings)
 

@@ -10,9 +10,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration
 from pipeline.grid import TileGrid, scaled_coordinates
-from pipeline.store import VARIABLE
 from pipeline.tile import ValueEncoding
 
 _PACKAGES = ("torch", "numpy", "xarray", "zarr", "dask", "ray", "rasterio", "sr-archive")

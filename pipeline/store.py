@@ -1,7 +1,6 @@
-"""The output: one Zarr store per scene, its ledger of finished tiles, and the one write that
-publishes it.
+"""One scene in the output, the ledger of its finished tiles, and the write that publishes it.
 
-    <output>/<scene_id>.zarr/                 the scene; its root zarr.json is written last
+    <output>/<scene_id>.zarr/                 the scene; its root metadata is written last
     <output>/_sr-archive/scenes/<scene_id>/   what resuming needs: plan, calibration, ledger
     <output>/_sr-archive/quarantine/<scene_id>.json
     <output>/_sr-archive/runs/<run_id>.json
@@ -12,37 +11,13 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import google_crc32c
-import numpy as np
-import xarray as xr
-import zarr
-from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
-
-from pipeline.grid import TileGrid, Window
-from pipeline.settings import Layout
-from pipeline.storage import is_local, join, open_filesystem, write_atomic
+from pipeline.arrays import METADATA, ROOTS, VARIABLE, OutputArray, WrittenObject
+from pipeline.storage import join, open_filesystem, write_atomic
 
 STATE = "_sr-archive"
-VARIABLE = "reflectance"
-ROOT = "zarr.json"
-_PLAIN_BANDS = 16  # bands of a chunk in the plain layout
-
-
-@dataclass(frozen=True)
-class WrittenObject:
-    """One object of the store: key below the scene, size, CRC-32C of its bytes."""
-
-    key: str
-    bytes: int
-    crc32c: str
 
 
 @dataclass(frozen=True)
@@ -72,55 +47,6 @@ class TileRecord:
         return cls(**{**values, "objects": objects})
 
 
-class _RecordingStore(WrapperStore[Store]):
-    """Passes writes on and remembers size and checksum of each object."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.written: dict[str, WrittenObject] = {}
-
-    async def set(self, key: str, value: Buffer) -> None:
-        data = value.to_bytes()
-        await super().set(key, value)
-        checksum = f"{google_crc32c.value(data):08x}"
-        self.written[key] = WrittenObject(f"{VARIABLE}/{key}", len(data), checksum)
-
-
-class OutputArray:
-    """The scene's array, open for whole-shard writes."""
-
-    def __init__(self, url: str) -> None:
-        self._store = _RecordingStore(_zarr_store(url))
-        self._array = zarr.open_array(
-            self._store, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-        )
-        self.shard = self._array.shards or self._array.chunks
-
-    def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
-        """Write `(bands, rows, cols)` at a window of HR pixels.
-
-        Raises:
-            ValueError: the window is not made of whole shards, which would lose data silently
-                where two writers meet.
-        """
-        rows, columns = window.slices
-        for piece, side, size in zip(
-            (rows, columns), self.shard[1:], self._array.shape[1:], strict=True
-        ):
-            if piece.start % side or (piece.stop % side and piece.stop != size):
-                raise ValueError(f"window {window} is not aligned to shards of {self.shard}")
-        self._array[:, rows, columns] = block
-        return tuple(self._store.written.pop(key) for key in sorted(self._keys(window)))
-
-    def _keys(self, window: Window) -> list[str]:
-        counts = -(-self._array.shape[0] // self.shard[0])
-        rows, columns = (
-            range(piece.start // side, -(-piece.stop // side))
-            for piece, side in zip(window.slices, self.shard[1:], strict=True)
-        )
-        return [f"c/{b}/{r}/{c}" for b in range(counts) for r in rows for c in columns]
-
-
 class SceneStore:
     """One scene in the output."""
 
@@ -133,11 +59,14 @@ class SceneStore:
 
     def published(self) -> dict[str, Any] | None:
         """The root attributes if the scene is published, else None."""
-        data = read_if_present(self._fs, join(self.path, ROOT))
-        if data is None:
-            return None
-        attributes: dict[str, Any] = json.loads(data).get("attributes", {})
-        return attributes
+        for roots in ROOTS.values():
+            marker = read_if_present(self._fs, join(self.path, roots[-1]))
+            if marker is None:
+                continue
+            inside = json.loads(marker).get("attributes")
+            beside = inside or json.loads(self._fs.cat_file(join(self.path, ".zattrs")))
+            return dict(beside)
+        return None
 
     def state(self) -> dict[str, Any] | None:
         """What `prepare` recorded (fingerprint, number of tiles), or None."""
@@ -157,10 +86,12 @@ class SceneStore:
             calibration: the scene's constants.
             state: JSON facts with at least `fingerprint` and `tiles`.
         """
+        roots = next(roots for roots in ROOTS.values() if roots[-1] in template)
         for key, data in template.items():
-            if key != ROOT:
+            if key not in roots:
                 write_atomic(self._fs, join(self.path, key), data)
-        write_atomic(self._fs, join(self._state, "root.json"), template[ROOT])
+        held_back = {key: json.loads(template[key]) for key in roots}
+        write_atomic(self._fs, join(self._state, "root.json"), json.dumps(held_back).encode())
         write_atomic(self._fs, join(self._state, "calibration.safetensors"), calibration)
         write_atomic(self._fs, join(self._state, "scene.json"), json.dumps(state).encode())
 
@@ -194,16 +125,18 @@ class SceneStore:
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
         entries = [asdict(records[key]) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
-        root = json.loads(self._fs.cat_file(join(self._state, "root.json")))
-        root["attributes"] = {**root.get("attributes", {}), **attributes}
-        write_atomic(self._fs, join(self.path, ROOT), json.dumps(root, indent=1).encode())
+        roots = json.loads(self._fs.cat_file(join(self._state, "root.json")))
+        for key, document in roots.items():
+            _attributes_of(key, document).update(attributes)
+            write_atomic(self._fs, join(self.path, key), json.dumps(document, indent=1).encode())
         self._remove(join(self._state, "tiles"))
         self.clear_quarantine()
 
     def unpublish(self) -> None:
         """Remove the scene, its root first, so that no reader sees a part; then its state."""
-        if self.published() is not None:
-            self._fs.rm_file(join(self.path, ROOT))
+        for roots in ROOTS.values():
+            if read_if_present(self._fs, join(self.path, roots[-1])) is not None:
+                self._fs.rm_file(join(self.path, roots[-1]))
         self._remove(self.path)
         self._remove(self._state)
 
@@ -221,9 +154,10 @@ class SceneStore:
     def objects(self) -> dict[str, int]:
         """Sizes of the array's data objects by key below the scene."""
         prefix = join(self.path, VARIABLE)
-        found = self._find(join(prefix, "c"))
         return {
-            f"{VARIABLE}{path[len(prefix) :]}": int(info["size"]) for path, info in found.items()
+            f"{VARIABLE}{path[len(prefix) :]}": int(info["size"])
+            for path, info in self._find(prefix).items()
+            if path.rsplit("/", 1)[-1] not in METADATA
         }
 
     def read(self, key: str) -> bytes:
@@ -251,74 +185,12 @@ def read_if_present(filesystem: Any, path: str) -> bytes | None:
     return data
 
 
-def _zarr_store(url: str) -> Store:
-    filesystem, path = open_filesystem(url)
-    if is_local(filesystem):
-        return LocalStore(path)
-    return FsspecStore.from_url(url)
-
-
-def scene_template(
-    dataset: xr.Dataset, grid: TileGrid, layout: Layout, encoding: dict[str, Any]
-) -> dict[str, bytes]:
-    """The objects of an empty output store, as xarray itself writes them.
-
-    Args:
-        dataset: coordinates, attributes and the lazy, dask-backed variable.
-        grid: gives shards and chunks.
-        layout: sharded, or plain chunks for readers that know no shards.
-        encoding: `dtype`, `scale_factor`, `add_offset`, `_FillValue` of the values.
-
-    Returns:
-        Bytes by key; the root `zarr.json` carries the consolidated metadata.
-    """
-    bands = dataset.sizes["band"]
-    blosc = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
-    if layout == "sharded":
-        storage: dict[str, Any] = {
-            "shards": (bands, grid.shard, grid.shard),
-            "chunks": (bands, grid.chunk, grid.chunk),
-            "compressors": (blosc, Crc32cCodec()),
-        }
-    else:
-        storage = {
-            "chunks": (min(bands, _PLAIN_BANDS), grid.shard, grid.shard),
-            "compressors": (blosc,),
-        }
-    memory = MemoryStore()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
-        dataset.to_zarr(
-            memory,
-            compute=False,
-            mode="w",
-            zarr_format=3,
-            consolidated=True,
-            encoding={VARIABLE: {**encoding, **storage}},
-        )
-    return {key: value.to_bytes() for key, value in memory._store_dict.items()}
-
-
-def verify_scene(store: SceneStore, *, deep: bool = False) -> list[str]:
-    """Compare the ledger with the objects; return the faults found, none if all is well.
-
-    Args:
-        store: the scene.
-        deep: read every object and compare its checksum; else only sizes are compared.
-    """
-    expected = {item.key: item for record in store.ledger().values() for item in record.objects}
-    present = store.objects()
-    faults = [f"missing {key}" for key in sorted(expected.keys() - present.keys())]
-    faults += [f"foreign {key}" for key in sorted(present.keys() - expected.keys())]
-    for key in sorted(expected.keys() & present.keys()):
-        item = expected[key]
-        if present[key] != item.bytes:
-            faults.append(f"size of {key}: {present[key]}, the ledger says {item.bytes}")
-        elif deep and f"{google_crc32c.value(store.read(key)):08x}" != item.crc32c:
-            faults.append(f"checksum of {key} differs from the ledger's {item.crc32c}")
-    return faults
-
-
-def empty_like(dtype: np.dtype[Any], shape: tuple[int, ...], fill: float | None) -> NDArray[Any]:
-    """An array of the fill value, or zeros where none is declared."""
-    return np.full(shape, 0 if fill is None else fill, dtype=dtype)
+def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Where a root object keeps the group's attributes; a `.zgroup` keeps none."""
+    if key == ".zattrs":
+        return document
+    if key == ".zmetadata":
+        nested: dict[str, Any] = document["metadata"].setdefault(".zattrs", {})
+        return nested
+    attributes: dict[str, Any] = document.setdefault("attributes", {}) if key == "zarr.json" else {}
+    return attributes

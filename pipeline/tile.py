@@ -13,10 +13,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from model import inference
+from pipeline.arrays import OutputArray
 from pipeline.calibration import Calibration, Values, network_input, read_window
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.nodata import FILL_DEPTH
-from pipeline.store import OutputArray, TileRecord
+from pipeline.store import TileRecord
 
 Engine = inference.Engine
 

@@ -15,13 +15,14 @@ import torch
 
 from model import inference
 from model.checkpoint import unpack
+from pipeline.arrays import OutputArray, scene_template
 from pipeline.calibration import Calibration, Values, calibrate
 from pipeline.errors import SceneError
 from pipeline.grid import Tile, Window
 from pipeline.plan import SceneJob
 from pipeline.product import output_dataset
 from pipeline.readers import open_scene
-from pipeline.store import OutputArray, TileRecord, scene_template
+from pipeline.store import TileRecord
 from pipeline.tile import SceneContext, ValueEncoding, compute_tile, read_tile, write_tile
 
 _OPEN_SCENES = 4

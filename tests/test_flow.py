@@ -136,7 +136,7 @@ def test_absent_parameters_come_from_the_environment(monkeypatch: pytest.MonkeyP
     given = {"source": "a", "output": "b", "tile": None, "dtype": "float32"}
     settings = _settings(given)
     assert (settings.tile, settings.dtype) == (48, "float32")
-    with pytest.raises(UsageError, match="^tile: "):
+    with pytest.raises(UsageError, match=r"^tile: "):
         _settings({**given, "tile": 3})
 
 

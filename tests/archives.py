@@ -1,0 +1,87 @@
+"""A small model and small archives for tests of the whole job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from model import save_checkpoint
+from pipeline import RunSettings
+from pipeline.job import RunReport, run
+from tests.scenes import write_envi, write_geotiff, write_zarr
+from tests.test_model import make_card, make_net
+
+BANDS = 12  # more than the model's nine, so windows of bands are run
+SCALE_FACTOR = 1e-4
+NODATA = -32768
+
+
+def write_model(folder: Path) -> Path:
+    """A network of nine bands with wavelengths of its own; small enough for many tiles."""
+    net = make_net()
+    path = folder / "small.safetensors"
+    save_checkpoint(path, net, make_card(net))
+    return path
+
+
+def counts(rows: int, columns: int, bands: int = BANDS, seed: int = 0) -> np.ndarray:
+    """Smooth int16 reflectance x 10000 with noise, `(bands, rows, columns)`."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :columns] / 12.0
+    band = np.arange(bands)[:, None, None]
+    values = (
+        3000
+        + 1500 * np.sin(x + 0.3 * band) * np.cos(y)
+        + random.normal(0, 30, (bands, rows, columns))
+    )
+    return values.astype(np.int16)
+
+
+def write_archive(folder: Path) -> Path:
+    """Three sound scenes: GeoTIFF with a nodata corner, ENVI, Zarr."""
+    folder.mkdir(parents=True, exist_ok=True)
+    holed = counts(40, 52)
+    holed[:, :9, :14] = NODATA
+    write_geotiff(folder / "tiff.tif", holed, scale=SCALE_FACTOR, nodata=NODATA)
+    write_envi(
+        folder, counts(33, 20, seed=1), "bil", "envi", ".dat", reflectance_scale_factor=10000
+    )
+    write_zarr(folder / "store.zarr", counts(24, 24, seed=2), scale_factor=SCALE_FACTOR)
+    return folder
+
+
+def run_job(source: Path | str, output: Path | str, model: Path, **options: object) -> RunReport:
+    settings = RunSettings(
+        source=str(source), output=str(output), model=str(model), **{"tile": 16, **options}
+    )
+    return run(settings)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *(str(argument) for argument in arguments)]
+
+
+def sr_archive(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def array_bytes(store: Path) -> dict[str, bytes]:
+    """Every object of a published scene except the root, which tells the time of publishing."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path != store / "zarr.json"
+    }

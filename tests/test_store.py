@@ -1,0 +1,131 @@
+"""What is written, what is recorded, and when a reader sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline.arrays import scene_template
+from pipeline.grid import TileGrid, Window
+from pipeline.inventory import verify_scene
+from pipeline.store import SceneStore, TileRecord
+
+GRID = TileGrid(20, 24, 8, 4)
+
+
+def template(layout: str = "sharded", **encoding: object) -> dict[str, bytes]:
+    rows, columns = GRID.output_size
+    dataset = xr.Dataset(
+        {"reflectance": (("band", "y", "x"), da.zeros((3, rows, columns), dtype="f4"))},
+        coords={"wavelength": ("band", [500.0, 510.0, 520.0])},
+    )
+    return scene_template(dataset, GRID, layout, {"dtype": "int16", "_FillValue": -1, **encoding})  # type: ignore[arg-type]
+
+
+def prepared(folder: Path, layout: str = "sharded") -> SceneStore:
+    store = SceneStore(str(folder), "scene")
+    store.prepare(template(layout), b"constants", {"fingerprint": "f", "tiles": len(GRID)})
+    return store
+
+
+def fill(store: SceneStore, *, leave: int = 0) -> None:
+    array = store.open_array()
+    for number, tile in enumerate(list(GRID)[: len(GRID) - leave]):
+        window = GRID.core(tile).scaled(4)
+        height, width = window.bottom - window.top, window.right - window.left
+        objects = array.write(window, np.full((3, height, width), number, np.int16))
+        store.record(TileRecord(tile.key, objects))
+
+
+@pytest.mark.parametrize("layout", ["sharded", "plain"])
+def test_nothing_is_visible_before_publish(tmp_path: Path, layout: str) -> None:
+    store = prepared(tmp_path, layout)
+    fill(store)
+    assert store.published() is None
+    with pytest.raises(FileNotFoundError):
+        xr.open_zarr(store.url)
+    store.publish({"made": "by a test"})
+    opened = xr.open_zarr(store.url)
+    assert opened.attrs["made"] == "by a test"
+    assert opened["wavelength"].values.tolist() == [500.0, 510.0, 520.0]
+    assert opened["reflectance"].shape == (3, 80, 96)
+    assert float(opened["reflectance"][0, 0, 40]) == 1.0  # the second tile
+    assert store.published() == opened.attrs
+    store.unpublish()
+    with pytest.raises(FileNotFoundError):
+        xr.open_zarr(store.url)
+
+
+def test_an_incomplete_ledger_is_not_published(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    fill(store, leave=1)
+    with pytest.raises(RuntimeError, match="8 of 9 tiles"):
+        store.publish({})
+    assert store.published() is None
+
+
+@pytest.mark.parametrize("layout", ["sharded", "plain"])
+def test_every_object_is_in_the_ledger(tmp_path: Path, layout: str) -> None:
+    store = prepared(tmp_path, layout)
+    fill(store)
+    store.publish({})
+    assert verify_scene(store, deep=True) == []
+    assert len(store.ledger()) == len(GRID)
+    recorded = {item.key for record in store.ledger().values() for item in record.objects}
+    assert recorded == set(store.objects())
+
+
+def test_a_tile_of_fill_still_leaves_its_shard(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    objects = store.open_array().write(Window(0, 32, 0, 32), np.full((3, 32, 32), -1, np.int16))
+    assert [item.key for item in objects] == ["reflectance/c/0/0/0"]
+    assert store.objects() == {objects[0].key: objects[0].bytes}
+
+
+@pytest.mark.parametrize(
+    "window", [Window(0, 16, 0, 32), Window(8, 40, 0, 32), Window(0, 32, 4, 36)]
+)
+def test_unaligned_writes_are_refused(tmp_path: Path, window: Window) -> None:
+    height, width = window.bottom - window.top, window.right - window.left
+    with pytest.raises(ValueError, match="not aligned"):
+        prepared(tmp_path).open_array().write(window, np.zeros((3, height, width), np.int16))
+
+
+def test_verify_finds_each_kind_of_fault(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    fill(store)
+    store.publish({})
+    shards = tmp_path / "scene.zarr" / "reflectance" / "c" / "0"
+    (shards / "0" / "0").unlink()
+    (shards / "7").mkdir()
+    (shards / "7" / "7").write_bytes(b"foreign")
+    longer = shards / "0" / "1"
+    longer.write_bytes(longer.read_bytes() + b"x")
+    flipped = bytearray((shards / "1" / "1").read_bytes())
+    flipped[10] ^= 1
+    (shards / "1" / "1").write_bytes(bytes(flipped))
+    fast = verify_scene(store)
+    assert [fault.split()[0] for fault in fast] == ["missing", "foreign", "size"]
+    deep = verify_scene(store, deep=True)
+    assert any("checksum of reflectance/c/0/1/1" in fault for fault in deep)
+
+
+def test_unpublish_removes_all_but_neighbours(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    fill(store)
+    store.publish({})
+    other = SceneStore(str(tmp_path), "scene2")
+    other.prepare(template(), b"", {"fingerprint": "g", "tiles": 1})
+    store.unpublish()
+    assert store.published() is None and store.state() is None and store.objects() == {}
+    assert other.state() == {"fingerprint": "g", "tiles": 1}
+
+
+def test_the_root_carries_consolidated_metadata() -> None:
+    root = json.loads(template()["zarr.json"])
+    assert set(root["consolidated_metadata"]["metadata"]) == {"reflectance", "wavelength"}

@@ -78,14 +78,8 @@ class Calibration:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         facts = json.loads(header["__metadata__"]["calibration"])
         tensors = load_tensors(data)
-        plan = facts["bands"]
         return cls(
-            bands=BandPlan(
-                kind=plan["kind"],
-                used=tuple(plan["used"]),
-                windows=tuple(tuple(window) for window in plan["windows"]),
-                note=plan["note"],
-            ),
+            bands=BandPlan.from_dict(facts["bands"]),
             gain=facts["gain"],
             gain_rule=facts["gain_rule"],
             background=tensors["background"].numpy(),
@@ -296,6 +290,6 @@ def _attention(
     stacked = torch.from_numpy(np.stack(inputs))
     device = next(net.parameters()).device
     return tuple(
-        attention.calibrate(net, stacked[:, list(window)].contiguous().to(device))
+        attention.calibrate(net, stacked[:, list(window.bands)].contiguous().to(device))
         for window in calibration.bands.windows
     )

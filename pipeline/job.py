@@ -17,9 +17,9 @@ from pipeline.calibration import Calibration
 from pipeline.errors import UsageError
 from pipeline.events import Event, Listener
 from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
-from pipeline.product import code_version, package_versions
+from pipeline.provenance import RunFacts, provenance
 from pipeline.settings import RunSettings
-from pipeline.storage import join, open_filesystem, redact, unstrip, write_atomic
+from pipeline.storage import join, open_filesystem, redact, write_atomic
 from pipeline.store import STATE, TileRecord
 from pipeline.worker import Prepared
 
@@ -228,11 +228,18 @@ class Run:
 
     def _publish(self, job: SceneJob) -> None:
         try:
-            job.store().publish(self._provenance(job))
+            job.store().publish(self._record_of(job))
         except (OSError, RuntimeError) as error:
             self._quarantine(job.scene_id, "output-failed", f"cannot publish: {error}")
             return
         self._end(job.scene_id, "published")
+
+    def _record_of(self, job: SceneJob) -> dict[str, Any]:
+        data = job.store().calibration()
+        calibration = None if data is None else Calibration.from_bytes(data)
+        facts = RunFacts(self.report.run_id, self.report.started, self._device)
+        kept = self._rows[job.scene_id].tiles_kept
+        return provenance(job, self._model, facts, calibration, tiles_kept=kept)
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:
         row = self._rows[scene_id]
@@ -260,40 +267,6 @@ class Run:
         if scene_id in self._clock:
             row.seconds = round(time.monotonic() - self._clock[scene_id], 2)
         self._emit(events.SceneFinished(scene_id, status, reason))
-
-    def _provenance(self, job: SceneJob) -> dict[str, Any]:
-        """Root attributes: how this scene was made."""
-        data = job.store().calibration()
-        calibration = None if data is None else Calibration.from_bytes(data)
-        card = self._model.card
-        row = self._rows[job.scene_id]
-        facts: dict[str, Any] = {
-            "fingerprint": job.fingerprint,
-            "source": redact(unstrip(*open_filesystem(job.uri))),
-            "source_version": job.version,
-            "model": card.name,
-            "weights_sha256": self._model.digest,
-            "card": card.model_dump(mode="json"),
-            "scale": job.grid.scale,
-            "options": asdict(job.options),
-            "code_version": code_version(),
-            "packages": package_versions(),
-            "device": self._device or "none",
-            "run_id": self.report.run_id,
-            "run_started": self.report.started,
-            "published": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tiles": len(job.grid),
-            "tiles_kept_from_earlier_runs": row.tiles_kept,
-        }
-        if calibration is not None:
-            facts |= {
-                "bands_kind": calibration.bands.kind,
-                "bands_note": calibration.bands.note,
-                "normalisation": calibration.gain_rule,
-                "attention_statistics_sha256": calibration.digest(),
-                "calibration_pixels": calibration.sampled_pixels,
-            }
-        return {"scene_id": job.scene_id, "sr_archive": facts}
 
 
 def _open_tiles(scene: ScenePlan) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,6 @@ from pipeline.catalog import Catalogue, SceneRef, list_scenes
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid
 from pipeline.nodata import FILL_DEPTH
-from pipeline.product import code_version
 from pipeline.readers import open_scene
 from pipeline.settings import Attention, Bands, Layout, Normalise, RunSettings
 from pipeline.spectral import match_bands
@@ -70,6 +70,7 @@ class SceneJob:
     options: OutputOptions
     grid: TileGrid
     bands: int
+    code_version: str
 
     def store(self) -> SceneStore:
         return SceneStore(self.output, self.scene_id)
@@ -143,6 +144,14 @@ class Plan:
     @property
     def work(self) -> list[ScenePlan]:
         return [scene for scene in self.scenes if scene.job is not None]
+
+
+def code_version() -> str:
+    """The version of this product, part of every fingerprint."""
+    try:
+        return version("sr-archive")
+    except PackageNotFoundError:  # run from a working directory, as a Ray job may be
+        return "uninstalled"
 
 
 def fingerprint_of(ref: SceneRef, model: Model, options: OutputOptions) -> str:
@@ -219,7 +228,15 @@ def _open_job(
     bands = match_bands(model.card, wavelengths, good, options.bands)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, model.card.architecture.scale)
     job = SceneJob(
-        ref.scene_id, ref.uri, ref.version, fingerprint, settings.output, options, grid, len(good)
+        scene_id=ref.scene_id,
+        uri=ref.uri,
+        version=ref.version,
+        fingerprint=fingerprint,
+        output=settings.output,
+        options=options,
+        grid=grid,
+        bands=len(good),
+        code_version=code_version(),
     )
     return job, bands.note
 

@@ -1,9 +1,7 @@
-"""The output scene as a Dataset: the source's coordinates on the finer grid, and provenance."""
+"""The output scene as a Dataset, before it has any content."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import dask.array as da
@@ -15,26 +13,7 @@ from pipeline.calibration import Calibration
 from pipeline.grid import TileGrid, scaled_coordinates
 from pipeline.tile import ValueEncoding
 
-_PACKAGES = ("torch", "numpy", "xarray", "zarr", "dask", "ray", "rasterio", "sr-archive")
 _CARRIED = ("sensor", "datetime", "reader_notes")
-
-
-def code_version() -> str:
-    """The version of this product, part of every fingerprint."""
-    try:
-        return version("sr-archive")
-    except PackageNotFoundError:  # run from a working directory, as a Ray job does
-        return "0.1.0"
-
-
-def package_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def output_dataset(

@@ -5,16 +5,18 @@ Three ways, in this order:
 `match`: the scene's bands lie at the model's wavelengths; the network sees them as trained.
 `index`: equally many bands, and one side states no wavelengths; matched by position, and said so.
 `windows`: other bands. The network runs on windows of as many neighbouring good bands as it has,
-moved along the spectrum with overlap, and the overlaps are blended. Its groups share their weights,
-so they know spectra of any position; the trunk does not, so this is a default that is measured
-(docs/bands.md) and not a claim that the model was trained for the sensor.
+moved along the spectrum with overlap, and the overlaps are blended. Windows do not reach across
+gaps in the spectrum (water vapour, detector changes); a stretch that is shorter than a window is
+mirrored at its ends. The groups share their weights, so they know spectra of any position; the
+trunk does not, so this is a default that is measured (docs/bands.md) and no claim that the model
+was trained for the sensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,29 @@ from pipeline.errors import SceneError
 from pipeline.settings import Bands
 
 OVERLAP = 0.5  # share of a window that its neighbour repeats
+GAP = 3.0  # median band steps that make a gap in the spectrum
+
+Wavelengths = Sequence[float] | NDArray[np.float64]
+UsedBands = Sequence[int]
+
+
+@dataclass(frozen=True)
+class BandWindow:
+    """One pass of the network over some of the bands.
+
+    Attributes:
+        bands: scene band at each of the network's inputs; mirrored ends repeat bands.
+        start, stop: the inputs whose outputs are kept; no band repeats among them.
+    """
+
+    bands: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Scene bands whose outputs are kept."""
+        return self.bands[self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -33,23 +58,31 @@ class BandPlan:
     Attributes:
         kind: see the module.
         used: scene bands that are super-resolved, ascending; all others come out as fill.
-        windows: per network pass, the scene bands it takes, `model bands` each. With `match` and
-            `index` the one window holds every band, bad ones included (their input is
-            interpolated from neighbours).
+        windows: the passes. With `match` and `index` the one window holds every band, bad ones
+            included (their input is interpolated from neighbours).
         note: one line for the operator; empty where there is nothing to say.
     """
 
     kind: Literal["match", "index", "windows"]
     used: tuple[int, ...]
-    windows: tuple[tuple[int, ...], ...]
+    windows: tuple[BandWindow, ...]
     note: str = ""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BandPlan:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        windows = tuple(
+            BandWindow(tuple(window["bands"]), window["start"], window["stop"])
+            for window in values["windows"]
+        )
+        return cls(values["kind"], tuple(values["used"]), windows, values["note"])
 
     def blend_weights(self, bands: int) -> NDArray[np.float32]:
         """Weight of each window for each scene band, `(windows, bands)`; sums to 1 where used."""
         weights = np.zeros((len(self.windows), bands), dtype=np.float64)
         for row, window in zip(weights, self.windows, strict=True):
-            centre = (len(window) - 1) / 2
-            row[list(window)] = 1.0 + centre - np.abs(np.arange(len(window)) - centre)
+            centre = (window.stop - window.start - 1) / 2
+            row[list(window.kept)] = 1.0 + centre - np.abs(np.arange(len(window.kept)) - centre)
         total = weights.sum(axis=0)
         unused = np.ones(bands, dtype=bool)
         unused[list(self.used)] = False
@@ -64,9 +97,40 @@ def window_starts(bands: int, size: int, overlap: float = OVERLAP) -> list[int]:
     return [round(index * (bands - size) / max(1, count - 1)) for index in range(count)]
 
 
+def stretches(used: UsedBands, wavelengths: Wavelengths | None) -> list[tuple[int, ...]]:
+    """The used bands, cut where the spectrum has a gap or runs backwards.
+
+    A gap is a step of more than `GAP` times the median step, in wavelength where it is known,
+    else in band number.
+    """
+    bands = np.asarray(used)
+    axis = bands if wavelengths is None else np.asarray(wavelengths)[bands]
+    steps = np.diff(axis)
+    if not len(steps):
+        return [tuple(bands.tolist())]
+    cuts = np.flatnonzero((steps > GAP * np.median(np.abs(steps))) | (steps <= 0)) + 1
+    return [tuple(part.tolist()) for part in np.split(bands, cuts)]
+
+
+def band_windows(
+    used: UsedBands, wavelengths: Wavelengths | None, size: int, overlap: float = OVERLAP
+) -> tuple[BandWindow, ...]:
+    """Windows of `size` inputs over the used bands of a scene."""
+    windows = []
+    for part in stretches(used, wavelengths):
+        if len(part) >= size:
+            starts = window_starts(len(part), size, overlap)
+            windows += [BandWindow(part[start : start + size], 0, size) for start in starts]
+        else:
+            before = (size - len(part)) // 2
+            mirrored = np.pad(part, (before, size - len(part) - before), mode="symmetric")
+            windows.append(BandWindow(tuple(mirrored.tolist()), before, before + len(part)))
+    return tuple(windows)
+
+
 def match_bands(
     card: Card,
-    wavelengths: Sequence[float] | NDArray[np.float64] | None,
+    wavelengths: Wavelengths | None,
     good: Sequence[bool],
     policy: Bands = "auto",
 ) -> BandPlan:
@@ -90,16 +154,15 @@ def match_bands(
         )
     kind, difference = _same_bands(card, wavelengths, len(good))
     if policy != "windows" and kind is not None and 2 * len(used) >= size:
-        return BandPlan(
-            kind, used, (tuple(range(size)),), _direct_note(kind, len(good) - len(used))
-        )
+        whole = BandWindow(tuple(range(size)), 0, size)
+        return BandPlan(kind, used, (whole,), _direct_note(kind, len(good) - len(used)))
     if policy == "match":
         raise SceneError("band-mismatch", f"{difference}; use --bands auto or another model")
     if len(used) < size:
         raise SceneError(
             "too-few-bands", f"{len(used)} of {len(good)} bands are usable, the model needs {size}"
         )
-    windows = tuple(used[start : start + size] for start in window_starts(len(used), size))
+    windows = band_windows(used, wavelengths, size)
     note = (
         f"{difference}: run as {len(windows)} overlapping windows of {size} bands, for which the "
         "model was not trained"
@@ -108,7 +171,7 @@ def match_bands(
 
 
 def _same_bands(
-    card: Card, wavelengths: Sequence[float] | NDArray[np.float64] | None, bands: int
+    card: Card, wavelengths: Wavelengths | None, bands: int
 ) -> tuple[Literal["match", "index"] | None, str]:
     """Whether the scene has the model's bands; if not, the difference in words."""
     size = card.architecture.bands

@@ -140,11 +140,11 @@ def super_resolve(
         (len(values), rows.stop - rows.start, columns.stop - columns.start), np.float32
     )
     for index, window in enumerate(plan.windows):
-        bands = list(window)
+        kept = list(window.kept)
         statistics = calibration.statistics[index] if calibration.statistics else None
-        x = torch.from_numpy(np.ascontiguousarray(inputs[bands])).to(device)
-        y = engine.with_statistics(statistics)(x[None])[0, :, rows, columns]
-        total[bands] += weights[index, bands, None, None] * y.cpu().numpy()
+        x = torch.from_numpy(inputs[list(window.bands)]).to(device)
+        y = engine.with_statistics(statistics)(x[None])[0, window.start : window.stop]
+        total[kept] += weights[index, kept, None, None] * y[:, rows, columns].cpu().numpy()
     total /= np.float32(calibration.gain)
     gaps = np.isnan(values[:, *core.slices])
     gaps[_unused(plan.used, len(values))] = True

@@ -15,7 +15,6 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
-from pydantic import ValidationError
 
 from flows.listener import PrefectListener
 from pipeline.errors import UsageError
@@ -66,7 +65,7 @@ def sr_archive(
         bands: What to do with bands that are not the model's.
         normalise: How values reach [0, 1]: as reflectance, or by the scene's own maximum.
         dtype: Type of the output values.
-        layout: plain: unsharded, for GDAL older than 3.13.
+        layout: plain: unsharded Zarr v2, for GDAL before 3.13.
         include: Scene ids to keep (globs).
         exclude: Scene ids to leave out (globs).
         stale: A published scene whose source, model or options changed.
@@ -77,7 +76,7 @@ def sr_archive(
     options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     logger = get_run_logger()
     try:
-        settings = _settings(options)
+        settings = RunSettings.from_options(options)
         report = run(settings, [PrefectListener(logger)])
     except UsageError as error:
         logger.error("%s", error)
@@ -87,21 +86,9 @@ def sr_archive(
     return (Failed if failed else Completed)(message=summary(report))
 
 
-def _settings(options: dict[str, Any]) -> RunSettings:
-    try:
-        return RunSettings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0] if first["loc"] else "options"
-        raise UsageError(f"{name}: {first['msg']}") from None
-
-
 def summary(report: RunReport) -> str:
     """One line: counts, and the first quarantined scenes by name."""
-    counts = dict.fromkeys(("published", "skipped", "quarantined"), 0)
-    for row in report.rows:
-        counts[row.status] += 1
-    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    text = report.counts
     named = [row.scene_id for row in report.rows if row.status == "quarantined"]
     if named:
         more = ", ..." if len(named) > _MOST_NAMED else ""

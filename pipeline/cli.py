@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -64,18 +63,6 @@ MaxAttempts = Annotated[int | None, typer.Option(help=_help("max_attempts"))]
 RayAddress = Annotated[str | None, typer.Option(help=_help("ray_address"))]
 
 
-def _settings(**options: Any) -> RunSettings:
-    """The settings from given options; what is not given comes from the environment."""
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    try:
-        return RunSettings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "options"
-        flag = name.upper() if name in ("source", "output") else f"--{name.replace('_', '-')}"
-        raise UsageError(f"{flag}: {first['msg']} (got {first['input']!r})") from None
-
-
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
@@ -115,11 +102,11 @@ def run(
 
     Example: sr-archive run s3://bucket/scenes s3://bucket/sr --tile 64
     """
+    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     from pipeline import job
     from pipeline.progress import display
 
-    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
-    settings = _settings(**options)
+    settings = RunSettings.from_options(options)
     with display(_err if as_json else _out) as listener:
         report = job.run(settings, [listener])
     if as_json:
@@ -137,10 +124,7 @@ def _print_report(report: Any) -> None:
     ]
     _table(rows, f"run {report.run_id}, {report.seconds:.1f} s")
     kept = sum(row.tiles_kept for row in report.rows)
-    counts = ", ".join(
-        f"{report.count(status)} {status}" for status in ("published", "skipped", "quarantined")
-    )
-    _out.print(f"{counts}; {kept} tiles kept from earlier runs", markup=False)
+    _out.print(f"{report.counts}; {kept} tiles kept from earlier runs", markup=False)
     published = next((row for row in report.rows if row.status == "published"), None)
     if published is not None:
         _out.print(
@@ -169,7 +153,7 @@ def plan(
     from pipeline.job import load_model
     from pipeline.plan import make_plan
 
-    settings = _settings(**options)
+    settings = RunSettings.from_options(options)
     made = make_plan(settings, load_model(settings))
     rows = [scene.summary() for scene in made.scenes]
     facts = {

@@ -53,6 +53,12 @@ class RunReport:
     def exit_status(self) -> int:
         return 3 if self.count("quarantined") else 0
 
+    @property
+    def counts(self) -> str:
+        """How many scenes ended in which way, in words."""
+        statuses = ("published", "skipped", "quarantined")
+        return ", ".join(f"{self.count(status)} {status}" for status in statuses)
+
     def count(self, status: str) -> int:
         return sum(row.status == status for row in self.rows)
 

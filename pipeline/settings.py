@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import UsageError
+from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
 Bands = Literal["auto", "match", "windows"]
@@ -33,7 +37,7 @@ class RunSettings(BaseSettings):
         description="How values reach [0, 1]: as reflectance, or by the scene's own maximum.",
     )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
-    layout: Layout = Field("sharded", description="plain: unsharded, for GDAL older than 3.13.")
+    layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")
     include: list[str] = Field(default_factory=list, description="Scene ids to keep (globs).")
     exclude: list[str] = Field(default_factory=list, description="Scene ids to leave out (globs).")
     stale: Literal["replace", "keep"] = Field(
@@ -41,6 +45,22 @@ class RunSettings(BaseSettings):
     )
     max_attempts: int = Field(3, ge=1, description="Tries per tile before its scene is set aside.")
     ray_address: str | None = Field(None, description="Join this Ray cluster; default: start one.")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> RunSettings:
+        """Settings from given options; those that are None or empty lists come from elsewhere.
+
+        Raises:
+            UsageError: one line that names the option.
+        """
+        given = {name: value for name, value in options.items() if value not in (None, [])}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "options"
+            value = redact(repr(first["input"]))
+            raise UsageError(f"{name.replace('_', '-')}: {first['msg']} (got {value})") from None
 
     @field_validator("source", "output", "model")
     @classmethod

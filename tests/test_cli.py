@@ -65,12 +65,12 @@ def test_run_status_verify(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "{source}", "{out}", "--tile", "3"], "--tile"),
-        (["run", "{source}", "{out}", "--devices", "abacus"], "--devices"),
+        (["run", "{source}", "{out}", "--tile", "3"], "tile"),
+        (["run", "{source}", "{out}", "--devices", "abacus"], "devices"),
         (["run", "{source}", "{out}", "--model", "{source}"], "--model"),
         (["run", "{out}/nothing", "{out}"], "nothing"),
         (["run", "nosuchprotocol://x/y", "{out}"], "nosuchprotocol"),
-        (["plan", "{source}", ""], "OUTPUT"),
+        (["plan", "{source}", ""], "output"),
         (["status", "{source}"], "no output of sr-archive"),
         (["run"], "Missing argument"),
     ],

@@ -19,7 +19,7 @@ import xarray as xr
 import yaml
 
 from flows.listener import PROGRESS_KEY, PrefectListener
-from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, _settings, sr_archive, summary
+from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, sr_archive, summary
 from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
 from infra.processes import StartError, free_port
 from infra.simulate import SceneSpec, simulate_archive
@@ -134,10 +134,10 @@ def test_every_setting_is_a_described_parameter() -> None:
 def test_absent_parameters_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SR_ARCHIVE_TILE", "48")
     given = {"source": "a", "output": "b", "tile": None, "dtype": "float32"}
-    settings = _settings(given)
+    settings = RunSettings.from_options(given)
     assert (settings.tile, settings.dtype) == (48, "float32")
     with pytest.raises(UsageError, match=r"^tile: "):
-        _settings({**given, "tile": 3})
+        RunSettings.from_options({**given, "tile": 3})
 
 
 def test_the_summary_names_only_the_first_quarantined() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,12 +21,13 @@ from ray.exceptions import RayActorError
 
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Tile
-from pipeline.plan import Model, SceneJob
+from pipeline.plan import SceneJob
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
 IN_FLIGHT = 3  # tiles per actor: one is read, one computed, one written
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
+_CONNECT_SECONDS = 10.0
 _TRANSIENT = frozenset({"unreadable", "output-failed"})
 
 
@@ -80,6 +83,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
+    _check_reachable(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -98,6 +102,20 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail within seconds where nothing listens; Ray itself would go on trying for minutes."""
+    match = re.fullmatch(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)", address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match["host"], int(match["port"])), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--ray-address {address}: nothing answers there ({error}); start a head with "
+            "`ray start --head`, or leave the option out to run on this machine"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -144,16 +162,20 @@ class _Seat:
 
 
 class ActorPool:
-    """A fixed number of actors; one that dies is replaced."""
+    """A fixed number of actors; one that dies is replaced.
 
-    def __init__(self, model: Model, share: Share) -> None:
-        self._model = ray.put(model.data)
+    `actor` is the class to run; it takes the arguments of `TileActor` and has its `work`.
+    """
+
+    def __init__(self, model: bytes, share: Share, actor: type = TileActor) -> None:
+        self._model = ray.put(model)
         self._share = share
+        self._actor = actor
         self.seats = [self._new_seat() for _ in range(share.workers)]
 
     def _new_seat(self) -> _Seat:
         share = self._share
-        remote = ray.remote(TileActor).options(
+        remote = ray.remote(self._actor).options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
         return _Seat(remote.remote(self._model, share.device, max(1, int(share.cpus))))

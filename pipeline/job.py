@@ -187,7 +187,7 @@ class Run:
         with ray_session(self._settings.ray_address):
             share = Share.of_cluster(self._settings.devices, self._settings.workers)
             self._device = share.device
-            pool = ActorPool(self._model, share)
+            pool = ActorPool(self._model.data, share)
             dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts)
             for scene in self._plan.work:
                 self._queue(scene, dispatcher)

@@ -1,0 +1,139 @@
+"""The dispatch loop on real Ray actors that fail on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import UsageError
+from pipeline.actors import ActorPool, Dispatcher, Failure, Handlers, Share, Work, ray_session
+from pipeline.grid import Tile, TileGrid
+from pipeline.plan import OutputOptions, SceneJob
+from pipeline.store import TileRecord
+from pipeline.worker import Prepared
+
+OPTIONS = OutputOptions(8, "scene", "auto", "auto", "source", "sharded")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    with ray_session(None):
+        yield
+
+
+class Moody:
+    """Does no work; scene ids say how it fails. Counts calls in the folder named by the uri."""
+
+    def __init__(self, model: bytes, device: str, threads: int) -> None:
+        assert model == b"weights"
+
+    def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
+        name = "preparation" if tile is None else tile.key
+        with (Path(job.uri) / f"{job.scene_id}-{name}").open("a") as file:
+            file.write("x")
+        if job.scene_id == "poison" and name == "1.1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.scene_id == "refused" and tile is None:
+            return Failure("no-valid-pixels", "nothing there", False)
+        if job.scene_id == "flaky" and name == "0.1" and self._calls(job, name) < 3:
+            return Failure("unreadable", "the network went away", True)
+        return Prepared(job.scene_id, "") if tile is None else TileRecord(tile.key, ())
+
+    @staticmethod
+    def _calls(job: SceneJob, name: str) -> int:
+        return len((Path(job.uri) / f"{job.scene_id}-{name}").read_text())
+
+
+class Journal:
+    """What the loop told."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, set[str]] = {}
+        self.failed: dict[str, tuple[str, str]] = {}
+        self.retries: list[tuple[str, str]] = []
+
+    def handlers(self) -> Handlers:
+        return Handlers(
+            prepared=lambda job, _: self.done.setdefault(job.scene_id, set()).clear(),
+            tile=self._tile,
+            retried=lambda work, _: self.retries.append((work.job.scene_id, work.name)),
+            failed=lambda job, code, text: self.failed.update({job.scene_id: (code, text)}),
+        )
+
+    def _tile(self, job: SceneJob, record: TileRecord) -> None:
+        done = self.done.setdefault(job.scene_id, set())
+        assert record.tile not in done, "a tile was reported twice"
+        done.add(record.tile)
+
+
+def job(scene_id: str, folder: Path, size: int = 32) -> SceneJob:
+    grid = TileGrid(size, size, 8, 4)
+    return SceneJob(scene_id, str(folder), "v", scene_id, "out", OPTIONS, grid, 3, "0")
+
+
+def dispatch(jobs: list[SceneJob], kept: dict[str, set[str]] | None = None) -> Journal:
+    journal = Journal()
+    pool = ActorPool(b"weights", Share("cpu", 2, 1.0, 0.0), Moody)
+    dispatcher = Dispatcher(pool, journal.handlers(), max_attempts=3)
+    for each in jobs:
+        dispatcher.add(each, (kept or {}).get(each.scene_id))
+    dispatcher.run()
+    pool.close()
+    return journal
+
+
+def test_every_tile_is_done_once(tmp_path: Path) -> None:
+    scenes = [job(f"s{number}", tmp_path, 24 + 8 * number) for number in range(5)]
+    journal = dispatch(scenes)
+    assert journal.failed == {}
+    for each in scenes:
+        assert journal.done[each.scene_id] == {tile.key for tile in each.grid}
+    assert all(len(path.read_text()) == 1 for path in tmp_path.iterdir())
+
+
+def test_kept_tiles_and_preparation_are_not_repeated(tmp_path: Path) -> None:
+    journal = dispatch([job("half", tmp_path)], {"half": {"0.0", "3.3"}})
+    assert len(journal.done["half"]) == 14
+    assert not (tmp_path / "half-preparation").exists()
+    assert not (tmp_path / "half-0.0").exists()
+
+
+def test_a_tile_that_always_kills_costs_its_scene_only(tmp_path: Path) -> None:
+    """Three deaths, then quarantine; innocent neighbours in flight are not blamed for them."""
+    journal = dispatch([job("poison", tmp_path), job("sound", tmp_path), job("late", tmp_path)])
+    code, text = journal.failed["poison"]
+    assert code == "tile-failed" and "tile 1.1 killed its worker" in text and "3 attempts" in text
+    assert set(journal.failed) == {"poison"}
+    assert len(journal.done["sound"]) == len(journal.done["late"]) == 16
+    assert len((tmp_path / "poison-1.1").read_text()) == 3
+
+
+def test_transient_failures_are_retried_and_others_are_not(tmp_path: Path) -> None:
+    journal = dispatch([job("flaky", tmp_path), job("refused", tmp_path)])
+    assert journal.retries == [("flaky", "tile 0.1")] * 2
+    assert len(journal.done["flaky"]) == 16
+    assert journal.failed == {"refused": ("no-valid-pixels", "nothing there")}
+    assert len((tmp_path / "refused-preparation").read_text()) == 1
+
+
+def test_work_is_named_for_people(tmp_path: Path) -> None:
+    assert Work(job("s", tmp_path), None).name == "preparation"
+    assert Work(job("s", tmp_path), Tile(2, 3)).name == "tile 2.3"
+
+
+def test_shares_divide_the_machine() -> None:
+    cpus = Share.of_cluster("cpu", 1).cpus
+    assert Share.of_cluster("auto", None).device == "cpu"
+    assert Share.of_cluster("cpu", int(cpus)).cpus == 1.0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_an_unreachable_cluster_is_one_line_within_seconds(address: str) -> None:
+    from pipeline.actors import _check_reachable
+
+    with pytest.raises(UsageError, match="nothing answers there"):
+        _check_reachable(address)

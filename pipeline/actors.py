@@ -175,10 +175,11 @@ class ActorPool:
 
     def _new_seat(self) -> _Seat:
         share = self._share
-        remote = ray.remote(self._actor).options(
+        remote: Any = ray.remote(self._actor)
+        handle = remote.options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
-        return _Seat(remote.remote(self._model, share.device, max(1, int(share.cpus))))
+        return _Seat(handle.remote(self._model, share.device, max(1, int(share.cpus))))
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""

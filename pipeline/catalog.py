@@ -20,7 +20,7 @@ from pipeline.errors import SceneError, UsageError
 from pipeline.readers import recognise, scene_stem
 from pipeline.readers.enmap import is_quicklook, sidecar
 from pipeline.readers.envi import data_candidates
-from pipeline.storage import open_filesystem, redact, unstrip, version_of
+from pipeline.storage import describe, open_filesystem, redact, unstrip, version_of
 
 STATE_FOLDER = "_sr-archive"
 _LONGEST_ID = 120
@@ -98,8 +98,7 @@ def _list(filesystem: Any, root: str, source: str) -> Listing:
         filesystem.invalidate_cache()  # a listing kept from an earlier run misses new scenes
         listing: Listing = filesystem.find(root, detail=True)
     except Exception as error:  # whatever a filesystem raises, the source is of no use
-        cause = redact(" ".join(str(error).split()))[:200]
-        raise UsageError(f"cannot list {redact(source)}: {type(error).__name__} {cause}") from error
+        raise UsageError(f"cannot list {redact(source)}: {describe(error)}") from error
     if not listing:
         there = filesystem.exists(root)
         reason = "is empty" if there else "does not exist: check the path or URL"

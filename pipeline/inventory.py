@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline.arrays import checksum
 from pipeline.errors import UsageError
-from pipeline.storage import join, open_filesystem, redact
+from pipeline.storage import check_reachable, join, open_filesystem, redact
 from pipeline.store import STATE, SceneStore
 
 
@@ -28,6 +28,7 @@ def scenes_of(output: str) -> list[Entry]:
     Raises:
         UsageError: the output holds no state of this product.
     """
+    check_reachable(output, "the output")
     filesystem, root = open_filesystem(output)
     filesystem.invalidate_cache()
 

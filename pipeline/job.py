@@ -19,7 +19,7 @@ from pipeline.events import Event, Listener
 from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.settings import RunSettings
-from pipeline.storage import join, open_filesystem, redact, write_atomic
+from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
 from pipeline.store import STATE, TileRecord
 from pipeline.worker import Prepared
 
@@ -136,9 +136,9 @@ class Run:
         """Fail now, not after an hour, if the output cannot be written."""
         try:
             self._save_report()
-        except OSError as error:
+        except Exception as error:  # whatever a store raises, it is of no use
             place = redact(self._settings.output)
-            raise UsageError(f"cannot write to output {place}: {error}") from error
+            raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
 
     def _save_report(self) -> None:
         path = join(self._settings.output, STATE, "runs", f"{self.report.run_id}.json")
@@ -235,8 +235,8 @@ class Run:
     def _publish(self, job: SceneJob) -> None:
         try:
             job.store().publish(self._record_of(job))
-        except (OSError, RuntimeError) as error:
-            self._quarantine(job.scene_id, "output-failed", f"cannot publish: {error}")
+        except Exception as error:  # of this scene only; its tiles and ledger are kept
+            self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
             return
         self._end(job.scene_id, "published")
 

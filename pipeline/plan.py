@@ -22,7 +22,7 @@ from pipeline.nodata import FILL_DEPTH
 from pipeline.readers import open_scene
 from pipeline.settings import Attention, Bands, Layout, Normalise, RunSettings
 from pipeline.spectral import match_bands
-from pipeline.storage import redact
+from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
 
 _OPENERS = 8  # scenes opened at once while planning
@@ -171,8 +171,9 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
     """List the source, open what is not published yet, decide.
 
     Raises:
-        UsageError: nothing to list.
+        UsageError: nothing to list, or an output that cannot be reached.
     """
+    check_reachable(settings.output, "the output")
     catalogue = list_scenes(settings.source, settings.include, settings.exclude)
     options = OutputOptions.of(settings)
 

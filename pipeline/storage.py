@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import UsageError
 
 _USERINFO = re.compile(r"(?P<scheme>[a-z0-9+.-]+://)[^/@\s]+@", re.IGNORECASE)
+_LONGEST_CAUSE = 200
 _QUERY = re.compile(r"\?[^\s]*")
 
 
@@ -44,6 +45,33 @@ def is_local(filesystem: Any) -> bool:
 def unstrip(filesystem: Any, path: str) -> str:
     """The shortest address that opens `path` again: plain for local files, a URL for the rest."""
     return path if is_local(filesystem) else str(filesystem.unstrip_protocol(path))
+
+
+def describe(error: BaseException) -> str:
+    """A library's error in one short line without credentials."""
+    return f"{type(error).__name__} {redact(' '.join(str(error).split()))[:_LONGEST_CAUSE]}".strip()
+
+
+def read_if_present(filesystem: Any, path: str) -> bytes | None:
+    """The bytes of an object, or None where there is none."""
+    try:
+        data: bytes = filesystem.cat_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return data
+
+
+def check_reachable(url: str, what: str) -> None:
+    """Fail now, in one line, if a folder or bucket cannot be asked for an object.
+
+    Raises:
+        UsageError: no network, no credentials, no permission, no such bucket.
+    """
+    filesystem, path = open_filesystem(url)
+    try:
+        read_if_present(filesystem, join(path, ".reachable"))
+    except Exception as error:  # whatever a store raises, it is of no use
+        raise UsageError(f"cannot reach {what} {redact(url)}: {describe(error)}") from error
 
 
 def version_of(info: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.arrays import METADATA, ROOTS, VARIABLE, OutputArray, WrittenObject
-from pipeline.storage import join, open_filesystem, write_atomic
+from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
 STATE = "_sr-archive"
 
@@ -175,14 +175,6 @@ class SceneStore:
     def _remove(self, path: str) -> None:
         if self._find(path):
             self._fs.rm(path, recursive=True)
-
-
-def read_if_present(filesystem: Any, path: str) -> bytes | None:
-    try:
-        data: bytes = filesystem.cat_file(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return data
 
 
 def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:

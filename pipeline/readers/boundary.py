@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import ReasonCode, SceneError, UsageError
-from pipeline.storage import redact
-
-_LONGEST = 240
+from pipeline.storage import describe, redact
 
 
 @contextmanager
@@ -36,8 +34,7 @@ def failure(
     """A `SceneError` that names the scene, and the cause in a few words."""
     text = f"{redact(uri)}: {what}"
     if error is not None:
-        cause = redact(" ".join(str(error).split()))[:_LONGEST]
-        text += f" ({type(error).__name__}{': ' + cause if cause else ''})"
+        text += f" ({describe(error)})"
     return SceneError(code, text)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -17,29 +17,33 @@ from rich.progress import (
 )
 
 from pipeline import events
-from pipeline.events import Event
+from pipeline.events import Event, Listener
 
 _LOG_EVERY = 10.0  # seconds between lines in a log
 
 
-class Display(Protocol):
-    """A listener that is open while the run goes on."""
-
-    def __call__(self, event: Event) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+@contextmanager
+def display(console: Console) -> Iterator[Listener]:
+    """The live bar where someone watches, lines where not; open while the run goes on."""
+    if not console.is_terminal:
+        yield LogDisplay(console)
+        return
+    with _bar(console) as progress:
+        yield LiveDisplay(progress)
 
 
-def display(console: Console) -> Display:
-    """The live bar where someone watches, lines where not."""
-    return LiveDisplay(console) if console.is_terminal else LogDisplay(console)
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("scenes {task.fields[scenes]}"),
+        BarColumn(),
+        TextColumn("tiles"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 class Meter:
@@ -110,17 +114,6 @@ class LogDisplay:
         self._meter = Meter()
         self._last = time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
     def __call__(self, event: Event) -> None:
         self._meter(event)
         text = message(event)
@@ -137,32 +130,10 @@ class LogDisplay:
 class LiveDisplay:
     """A bar over tiles with scenes, rate and time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._meter = Meter()
-        self._progress = Progress(
-            TextColumn("scenes {task.fields[scenes]}"),
-            BarColumn(),
-            TextColumn("tiles"),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._progress = progress
         self._task = self._progress.add_task("run", total=None, scenes="", rate="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def __call__(self, event: Event) -> None:
         self._meter(event)

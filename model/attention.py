@@ -8,7 +8,7 @@ layer taken once per scene and frozen, the network is local and tiles meet exact
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,13 +81,19 @@ def layers(branch: Branch) -> list[ChannelAttention]:
 
 
 @contextmanager
-def observing(branch: Branch) -> Iterator[None]:
-    """Within this block the layers pool over all samples together and keep what they saw."""
+def observing(branch: Branch) -> Iterator[Callable[[], Tensor]]:
+    """Within this block the layers pool over all samples together and keep what they saw.
+
+    Yields:
+        A function that, after a forward pass, returns the means `[blocks, features]`.
+    """
     chosen = layers(branch)
     for layer in chosen:
         layer.observe = True
     try:
-        yield
+        yield lambda: torch.stack(
+            [layer.observed for layer in chosen if layer.observed is not None]
+        )
     finally:
         for layer in chosen:
             layer.observe = False
@@ -105,14 +111,6 @@ def frozen(branch: Branch, means: Tensor | None) -> Iterator[None]:
     finally:
         for layer in chosen:
             layer.frozen = None
-
-
-def _observe(branch: Branch, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Output of the branch and the means of its layers `[blocks, features]`."""
-    with observing(branch):
-        y = branch(x)
-        means = [layer.observed for layer in layers(branch)]
-    return y, torch.stack([mean for mean in means if mean is not None])
 
 
 @torch.no_grad()
@@ -139,9 +137,14 @@ def calibrate(net: SSPSR, samples: Tensor) -> AttentionStatistics:
     branches: list[Tensor] = []
 
     def observe_group(group: int, part: Tensor) -> Tensor:
-        y, means = _observe(net.branch_of(group), part)
-        branches.append(means)
+        branch = net.branch_of(group)
+        with observing(branch) as means:
+            y: Tensor = branch(part)
+            branches.append(means())
         return y
 
-    _, trunk = _observe(net.trunk, net.merge_groups(samples, observe_group))
+    merged = net.merge_groups(samples, observe_group)
+    with observing(net.trunk) as means:
+        net.trunk.body(net.trunk.head(merged))  # its upsampling holds no attention
+        trunk = means()
     return AttentionStatistics(torch.stack(branches).float().cpu(), trunk.float().cpu())

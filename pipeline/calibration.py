@@ -26,9 +26,9 @@ from pipeline.nodata import check_gaps, fill_gaps
 from pipeline.settings import Attention, Bands, Normalise
 from pipeline.spectral import BandPlan, match_bands
 
-WHOLE_SCENE = 200  # LR pixels; a scene up to this square is sampled whole
+WHOLE_SCENE = 256  # LR pixels; a scene up to this square is sampled whole
 PATCH = 64  # LR pixels along a sample's side
-PATCHES = 9
+PATCHES = 16  # together as many pixels as the largest scene that is sampled whole
 _USEFUL = 0.1  # share of valid pixels below which a patch is left out
 
 Values = NDArray[np.float32]

@@ -216,7 +216,7 @@ def _plan_scene(
     state = store.state()
     if state is None or state.get("fingerprint") != fingerprint:
         return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note)
-    return ScenePlan(ref.scene_id, ref.uri, "resume", job, frozenset(store.ledger()), note)
+    return ScenePlan(ref.scene_id, ref.uri, "resume", job, store.finished(), note)
 
 
 def _open_job(

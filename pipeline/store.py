@@ -109,6 +109,19 @@ class SceneStore:
         entries = json.loads(compact) if compact else self._single_records()
         return {entry["tile"]: TileRecord.from_dict(entry) for entry in entries}
 
+    def finished(self) -> frozenset[str]:
+        """Tiles that need not be done again: in the ledger, and their objects are there.
+
+        The second is asked because a machine that lost power may have kept the record and not the
+        shard.
+        """
+        present = self.objects()
+        return frozenset(
+            key
+            for key, record in self.ledger().items()
+            if all(present.get(item.key) == item.bytes for item in record.objects)
+        )
+
     def _single_records(self) -> list[dict[str, Any]]:
         paths = [path for path in self._find(join(self._state, "tiles")) if path.endswith(".json")]
         return [json.loads(data) for data in self._fs.cat(paths).values()] if paths else []

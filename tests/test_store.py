@@ -115,6 +115,15 @@ def test_verify_finds_each_kind_of_fault(tmp_path: Path) -> None:
     assert any("checksum of reflectance/c/0/1/1" in fault for fault in deep)
 
 
+def test_a_record_without_its_shard_is_not_finished(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    fill(store, leave=2)
+    shards = tmp_path / "scene.zarr" / "reflectance" / "c" / "0"
+    (shards / "0" / "0").unlink()
+    (shards / "0" / "1").write_bytes(b"cut")
+    assert store.finished() == {tile.key for tile in list(GRID)[2:7]}
+
+
 def test_unpublish_removes_all_but_neighbours(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     fill(store)

@@ -35,6 +35,7 @@ _err = _console(stderr=True)
 
 QUARANTINED = 3
 USAGE = 2
+INTERRUPTED = 130
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
 Output = Annotated[str, typer.Argument(help="Folder or bucket prefix of the results.")]
@@ -107,8 +108,12 @@ def run(
     from pipeline.progress import display
 
     settings = RunSettings.from_options(options)
-    with display(_err if as_json else _out) as listener:
-        report = job.run(settings, [listener])
+    try:
+        with display(_err if as_json else _out) as listener:
+            report = job.run(settings, [listener])
+    except KeyboardInterrupt:
+        _err.print("interrupted; the same command goes on where this run stopped", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json(asdict(report))
     else:

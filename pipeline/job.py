@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.settings import RunSettings
 from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
-from pipeline.store import STATE, TileRecord
+from pipeline.store import STATE, SceneStore, TileRecord
 from pipeline.worker import Prepared
 
 
@@ -107,7 +107,6 @@ class Run:
         self._rows: dict[str, SceneRow] = {}
         self._left: dict[str, int] = {}
         self._clock: dict[str, float] = {}
-        self._device = ""
 
     def execute(self) -> RunReport:
         self._check_output()
@@ -186,7 +185,6 @@ class Run:
         handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
         with ray_session(self._settings.ray_address):
             share = Share.of_cluster(self._settings.devices, self._settings.workers)
-            self._device = share.device
             pool = ActorPool(self._model.data, share)
             dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts)
             for scene in self._plan.work:
@@ -234,16 +232,19 @@ class Run:
 
     def _publish(self, job: SceneJob) -> None:
         try:
-            job.store().publish(self._record_of(job))
+            store = job.store()
+            records = store.ledger()
+            store.publish(self._record_of(job, records), records)
         except Exception as error:  # of this scene only; its tiles and ledger are kept
             self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
             return
         self._end(job.scene_id, "published")
 
-    def _record_of(self, job: SceneJob) -> dict[str, Any]:
+    def _record_of(self, job: SceneJob, records: Mapping[str, TileRecord]) -> dict[str, Any]:
         data = job.store().calibration()
         calibration = None if data is None else Calibration.from_bytes(data)
-        facts = RunFacts(self.report.run_id, self.report.started, self._device)
+        devices = tuple(sorted({record.device for record in records.values()}))
+        facts = RunFacts(self.report.run_id, self.report.started, devices)
         kept = self._rows[job.scene_id].tiles_kept
         return provenance(job, self._model, facts, calibration, tiles_kept=kept)
 
@@ -257,9 +258,7 @@ class Run:
             "run_id": self.report.run_id,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        path = join(self._settings.output, STATE, "quarantine", f"{scene_id}.json")
-        filesystem, inner = open_filesystem(path)
-        write_atomic(filesystem, inner, json.dumps(facts, indent=1).encode())
+        SceneStore(self._settings.output, scene_id).quarantine(facts)
         self._end(scene_id, "quarantined", f"{code}: {message}")
 
     def _end(

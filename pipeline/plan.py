@@ -188,9 +188,18 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
 
 def _rejected(catalogue: Catalogue) -> list[ScenePlan]:
     return [
-        ScenePlan(scene_id, uri, "quarantined", note=error.message, code=error.code)
+        ScenePlan(
+            _own_id(scene_id, uri, error), uri, "quarantined", note=error.message, code=error.code
+        )
         for scene_id, uri, error in catalogue.rejected
     ]
+
+
+def _own_id(scene_id: str, uri: str, error: SceneError) -> str:
+    """A duplicate is reported beside the scene whose id it shares, not in its place."""
+    if error.code != "duplicate-id":
+        return scene_id
+    return f"{scene_id}.duplicate-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 def _plan_scene(

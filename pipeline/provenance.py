@@ -21,7 +21,7 @@ class RunFacts:
 
     run_id: str
     started: str
-    device: str
+    devices: tuple[str, ...]
 
 
 def package_versions() -> dict[str, str]:
@@ -58,7 +58,7 @@ def provenance(
         "options": asdict(job.options),
         "code_version": job.code_version,
         "packages": package_versions(),
-        "device": run.device or "none",
+        "device": ", ".join(run.devices),
         "run_id": run.run_id,
         "run_started": run.started,
         "published": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ class TileRecord:
         seconds: read, compute and write, by name.
         valid: valid LR pixels x bands in the core.
         minimum, maximum: of the valid output, physical units; None where all is fill.
-        worker: the process that made it, for the operator.
+        device: what computed it: cpu or cuda.
     """
 
     tile: str
@@ -39,7 +40,7 @@ class TileRecord:
     valid: int = 0
     minimum: float | None = None
     maximum: float | None = None
-    worker: str = ""
+    device: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TileRecord:
@@ -126,14 +127,17 @@ class SceneStore:
         paths = [path for path in self._find(join(self._state, "tiles")) if path.endswith(".json")]
         return [json.loads(data) for data in self._fs.cat(paths).values()] if paths else []
 
-    def publish(self, attributes: dict[str, Any]) -> None:
+    def publish(self, attributes: dict[str, Any], records: Mapping[str, TileRecord]) -> None:
         """Make the scene visible: ledger first, then the root metadata in one write.
+
+        Args:
+            attributes: what to add to the root's.
+            records: the whole ledger.
 
         Raises:
             RuntimeError: the ledger does not hold every tile.
         """
         state = self.state() or {}
-        records = self.ledger()
         if len(records) != state.get("tiles"):
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
         entries = [asdict(records[key]) for key in sorted(records)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -54,7 +53,6 @@ class Worker:
         )
         self._scenes: OrderedDict[str, tuple[SceneContext, OutputArray]] = OrderedDict()
         self._lock = threading.Lock()
-        self.name = f"pid {os.getpid()} on {device}"
 
     def prepare(self, job: SceneJob) -> Prepared:
         """Measure the scene's constants and create its output, replacing what was there.
@@ -100,7 +98,7 @@ class Worker:
         record = write_tile(
             context, output, tile, physical, read=round(read - started, 4), compute=spent
         )
-        record = replace(record, worker=self.name)
+        record = replace(record, device=self._device.type)
         job.store().record(record)
         return record
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import rioxarray  # noqa: F401
@@ -203,6 +204,24 @@ def test_a_mended_scene_leaves_quarantine(model: Path, tmp_path: Path) -> None:
     assert not list((target / "_sr-archive" / "quarantine").iterdir())
 
 
+def _actor_pid() -> int:
+    """The process of a live actor; Ray names its workers after what they run."""
+    below = psutil.Process().children(recursive=True)
+    return next(p.pid for p in below if "ray::TileActor" in " ".join(p.cmdline()))
+
+
+def test_two_sources_of_one_id_are_told_apart(model: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    write_geotiff(source / "same.tif", counts(20, 20), scale=1e-4)
+    write_zarr(source / "same.zarr", counts(20, 20), scale_factor=1e-4)
+    report = run_job(source, target, model)
+    assert sorted(row.status for row in report.rows) == ["published", "quarantined"]
+    duplicate = next(row for row in report.rows if row.status == "quarantined")
+    assert duplicate.scene_id.startswith("same.duplicate-") and "duplicate-id" in duplicate.reason
+    assert xr.open_zarr(target / "same.zarr")["reflectance"].shape == (12, 80, 80)
+
+
 def test_a_killed_actor_is_replaced(model: Path, tmp_path: Path) -> None:
     """The process of an actor is killed once in mid-run; the run does not notice."""
     source = tmp_path / "source"
@@ -216,10 +235,8 @@ def test_a_killed_actor_is_replaced(model: Path, tmp_path: Path) -> None:
         if isinstance(event, events.TileRetried):
             retried.append(event)
         if isinstance(event, events.TileFinished) and not killed:
-            records = SceneStore(str(target), "big").ledger()
-            pid = int(next(iter(records.values())).worker.split()[1])
-            killed.append(pid)
-            os.kill(pid, signal.SIGKILL)
+            killed.append(_actor_pid())
+            os.kill(killed[0], signal.SIGKILL)
 
     settings = RunSettings(source=str(source), output=str(target), model=str(model), tile=16)
     report = run(settings, [kill_once])

@@ -49,7 +49,7 @@ def test_nothing_is_visible_before_publish(tmp_path: Path, layout: str) -> None:
     assert store.published() is None
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(store.url)
-    store.publish({"made": "by a test"})
+    store.publish({"made": "by a test"}, store.ledger())
     opened = xr.open_zarr(store.url)
     assert opened.attrs["made"] == "by a test"
     assert opened["wavelength"].values.tolist() == [500.0, 510.0, 520.0]
@@ -65,7 +65,7 @@ def test_an_incomplete_ledger_is_not_published(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     fill(store, leave=1)
     with pytest.raises(RuntimeError, match="8 of 9 tiles"):
-        store.publish({})
+        store.publish({}, store.ledger())
     assert store.published() is None
 
 
@@ -73,7 +73,7 @@ def test_an_incomplete_ledger_is_not_published(tmp_path: Path) -> None:
 def test_every_object_is_in_the_ledger(tmp_path: Path, layout: str) -> None:
     store = prepared(tmp_path, layout)
     fill(store)
-    store.publish({})
+    store.publish({}, store.ledger())
     assert verify_scene(store, deep=True) == []
     assert len(store.ledger()) == len(GRID)
     recorded = {item.key for record in store.ledger().values() for item in record.objects}
@@ -99,7 +99,7 @@ def test_unaligned_writes_are_refused(tmp_path: Path, window: Window) -> None:
 def test_verify_finds_each_kind_of_fault(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     fill(store)
-    store.publish({})
+    store.publish({}, store.ledger())
     shards = tmp_path / "scene.zarr" / "reflectance" / "c" / "0"
     (shards / "0" / "0").unlink()
     (shards / "7").mkdir()
@@ -127,7 +127,7 @@ def test_a_record_without_its_shard_is_not_finished(tmp_path: Path) -> None:
 def test_unpublish_removes_all_but_neighbours(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     fill(store)
-    store.publish({})
+    store.publish({}, store.ledger())
     other = SceneStore(str(tmp_path), "scene2")
     other.prepare(template(), b"", {"fingerprint": "g", "tiles": 1})
     store.unpublish()

@@ -3,8 +3,9 @@
     python benchmarks/band_windows.py SCENE [SCENE ...] [--model CKPT]
 
 Each scene is taken as the truth, degraded by the model's scale with bicubic antialiasing (Wald's
-protocol), super-resolved, and compared over its good bands. Windows overlap by the shares
-given and, where wavelengths are known, are also cut at gaps in the spectrum.
+protocol), super-resolved, and compared over its good bands. Compared are: one factor for all bands
+or one per band to reach [0, 1]; windows that stop at gaps in the spectrum (where wavelengths are
+known) or reach across them; and how far windows overlap.
 """
 
 from __future__ import annotations
@@ -16,60 +17,68 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 
 from model import SSPSR, Card, attention, inference, load_checkpoint
 from model.degradation import downsample, upsample
 from model.metrics import assess
 from pipeline import open_scene
-from pipeline.calibration import Values, find_gain, read_window
+from pipeline.calibration import Calibration, Values, read_window
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
-from pipeline.spectral import BandPlan, BandWindow, band_windows
+from pipeline.normalisation import find_gains, measure_levels
+from pipeline.settings import Normalise
+from pipeline.spectral import OVERLAP, BandPlan, BandWindow, band_windows
+from pipeline.tile import super_resolve
 
-OVERLAPS = (0.0, 0.25, 0.5, 0.75)
+Axis = NDArray[np.float64]
+
+OVERLAPS = (0.0, 0.25, 0.75, 0.5)
 
 
-def truth(scene: xr.Dataset, card: Card) -> tuple[Values, Values | None]:
-    """Good bands `(bands, rows, cols)` in the network's range, filled, and their wavelengths."""
-    scale = card.architecture.scale
+def truth(scene: xr.Dataset, scale: int) -> tuple[Values, Axis | None]:
+    """Good bands `(bands, rows, cols)` over their 99.9th percentile, filled; their wavelengths."""
     rows, columns = (scene.sizes[axis] // scale * scale for axis in ("y", "x"))
     values = read_window(scene, Window(0, rows, 0, columns))
     good = scene["good_band"].values & np.isfinite(values).any(axis=(1, 2))
     values = values[good]
-    gain, _ = find_gain(scene, card, float(np.nanpercentile(values, 99.9)), "auto")
-    filled = fill_gaps(values, np.nanmean(values, axis=(1, 2))) * np.float32(gain)
+    filled = fill_gaps(values, np.nanmean(values, axis=(1, 2)))
+    filled /= np.float32(np.nanpercentile(values, 99.9))
     return filled, scene["wavelength"].values[good] if "wavelength" in scene.coords else None
 
 
-def by_windows(net: SSPSR, low: torch.Tensor, windows: tuple[BandWindow, ...]) -> Values:
-    """The network over windows of bands, blended as the archive job does."""
-    bands = low.shape[1]
+def by_windows(
+    net: SSPSR, card: Card, low: Values, windows: tuple[BandWindow, ...], normalise: Normalise
+) -> Values:
+    """The network over windows of bands, as the archive job runs it on a scene of one tile."""
+    bands = len(low)
     plan = BandPlan("windows", tuple(range(bands)), windows)
-    rows, columns = (side * net.config.scale for side in low.shape[2:])
-    total = np.zeros((bands, rows, columns), np.float32)
-    for window, weights in zip(plan.windows, plan.blend_weights(bands), strict=True):
-        x, kept = low[:, list(window.bands)], list(window.kept)
-        y = inference.compile(net, attention.calibrate(net, x))(x)[0].numpy()
-        total[kept] += weights[kept, None, None] * y[window.start : window.stop]
-    return total
+    levels = measure_levels([low], list(plan.used))
+    gains, _ = find_gains({"dtype": "float32"}, card, levels, plan, normalise)
+    x = torch.from_numpy(low * gains[:, None, None])[None]
+    statistics = tuple(attention.calibrate(net, x[:, list(w.bands)]) for w in windows)
+    calibration = Calibration(plan, gains, "", np.zeros(bands, np.float32), statistics, 0)
+    whole = Window(0, low.shape[1], 0, low.shape[2])
+    return super_resolve(low, whole, inference.compile(net), calibration, torch.device("cpu"))
 
 
 def methods(
-    net: SSPSR, low: torch.Tensor, wavelengths: Values | None
+    net: SSPSR, card: Card, low: Values, wavelengths: Axis | None
 ) -> dict[str, Callable[[], Values]]:
-    """What is compared, by name."""
-    bands, size = low.shape[1], net.config.bands
+    """What is compared, by name; the last is the archive job's default."""
+    bands, size = len(low), net.config.bands
+    numbers = np.arange(bands, dtype=np.float64)  # evenly spaced: no gaps
 
-    def windows(cut: bool, overlap: float) -> Callable[[], Values]:
-        # Evenly spaced wavelengths know no gaps.
-        axis = wavelengths if cut else np.arange(bands, dtype=np.float64)
-        return lambda: by_windows(net, low, band_windows(range(bands), axis, size, overlap))
+    def windows(axis: Axis, overlap: float, normalise: Normalise) -> Callable[[], Values]:
+        chosen = band_windows(range(bands), axis, size, overlap)
+        return lambda: by_windows(net, card, low, chosen, normalise)
 
-    named = {"bicubic": lambda: upsample(low, net.config.scale)[0].numpy()}
-    named |= {f"windows, overlap {overlap:g}": windows(False, overlap) for overlap in OVERLAPS}
-    if wavelengths is not None:
-        name = "windows cut at gaps, overlap"
-        named |= {f"{name} {overlap:g}": windows(True, overlap) for overlap in OVERLAPS}
+    axis = numbers if wavelengths is None else wavelengths
+    named = {"bicubic": lambda: upsample(torch.from_numpy(low), net.config.scale).numpy()}
+    named["one factor, across gaps"] = windows(numbers, OVERLAP, "reflectance")
+    named["one factor"] = windows(axis, OVERLAP, "reflectance")
+    for overlap in OVERLAPS:
+        named[f"factor per band, overlap {overlap:g}"] = windows(axis, overlap, "bands")
     return named
 
 
@@ -84,9 +93,9 @@ def main() -> None:
     print("--- | --- | --- | --- | --- | --- | ---")
     for uri in arguments.scenes:
         scene = open_scene(uri)
-        reference, wavelengths = truth(scene, card)
-        low = downsample(torch.from_numpy(reference)[None], scale)
-        for method, estimate in methods(net, low, wavelengths).items():
+        reference, wavelengths = truth(scene, scale)
+        low = downsample(torch.from_numpy(reference), scale).numpy()
+        for method, estimate in methods(net, card, low, wavelengths).items():
             started = time.perf_counter()
             figures = assess(reference, estimate(), scale)
             row = [scene.attrs["scene_id"], str(len(reference)), method]

@@ -38,7 +38,7 @@ def sr_archive(
     devices: Literal["auto", "cpu", "cuda"] | None = None,
     attention: Literal["scene", "global"] | None = None,
     bands: Literal["auto", "match", "windows"] | None = None,
-    normalise: Literal["auto", "reflectance", "scene"] | None = None,
+    normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Literal["sharded", "plain"] | None = None,
     include: list[str] | None = None,
@@ -63,7 +63,7 @@ def sr_archive(
         devices: Where tiles run.
         attention: Pooling of channel attention: frozen per scene, or per tile.
         bands: What to do with bands that are not the model's.
-        normalise: How values reach [0, 1]: as reflectance, or by the scene's own maximum.
+        normalise: How values reach [0, 1]: as they are, by one factor, or one per band.
         dtype: Type of the output values.
         layout: plain: unsharded Zarr v2, for GDAL before 3.13.
         include: Scene ids to keep (globs).

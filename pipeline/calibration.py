@@ -23,6 +23,7 @@ from model import SSPSR, AttentionStatistics, Card, attention
 from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.nodata import check_gaps, fill_gaps
+from pipeline.normalisation import find_gains, measure_levels
 from pipeline.settings import Attention, Bands, Normalise
 from pipeline.spectral import BandPlan, match_bands
 
@@ -40,15 +41,15 @@ class Calibration:
 
     Attributes:
         bands: how bands go through the network; its `used` leaves out empty bands.
-        gain: network value = physical value x gain.
-        gain_rule: how the gain was found, for provenance.
+        gains: `(bands,)` network value = physical value x gain.
+        gain_rule: how the gains were found, for provenance.
         background: `(bands,)` physical value deep inside gaps.
         statistics: frozen attention, one per band window; empty with per-tile attention.
         sampled_pixels: LR pixels in the sample.
     """
 
     bands: BandPlan
-    gain: float
+    gains: Values
     gain_rule: str
     background: Values
     statistics: tuple[AttentionStatistics, ...]
@@ -59,13 +60,15 @@ class Calibration:
         return hashlib.sha256("".join(s.digest() for s in self.statistics).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        tensors = {"background": torch.from_numpy(self.background)}
+        tensors = {
+            "background": torch.from_numpy(self.background),
+            "gains": torch.from_numpy(self.gains),
+        }
         for index, statistics in enumerate(self.statistics):
             tensors[f"{index}.branches"] = statistics.branches.contiguous()
             tensors[f"{index}.trunk"] = statistics.trunk.contiguous()
         facts = {
             "bands": asdict(self.bands),
-            "gain": self.gain,
             "gain_rule": self.gain_rule,
             "windows": len(self.statistics),
             "sampled_pixels": self.sampled_pixels,
@@ -80,7 +83,7 @@ class Calibration:
         tensors = load_tensors(data)
         return cls(
             bands=BandPlan.from_dict(facts["bands"]),
-            gain=facts["gain"],
+            gains=tensors["gains"].numpy(),
             gain_rule=facts["gain_rule"],
             background=tensors["background"].numpy(),
             statistics=tuple(
@@ -185,9 +188,10 @@ def calibrate(
     used = list(plan.used)
     _check_all(patches, used)
     background = _background(patches, used)
-    gain, rule = find_gain(scene, card, _percentile(patches, used), normalise)
+    encoding = scene["reflectance"].encoding
+    gains, rule = find_gains(encoding, card, measure_levels(patches, used), plan, normalise)
     calibration = Calibration(
-        plan, gain, rule, background, (), sum(patch[0].size for patch in patches)
+        plan, gains, rule, background, (), sum(patch[0].size for patch in patches)
     )
     if pooling == "global":
         return calibration
@@ -216,48 +220,6 @@ def _background(patches: list[Values], used: list[int]) -> Values:
     return means
 
 
-def _percentile(patches: list[Values], used: list[int]) -> float:
-    """The 99.9th percentile of the used bands, physical units."""
-    values = np.concatenate([patch[used].ravel() for patch in patches])
-    return float(np.nanpercentile(values, 99.9))
-
-
-def find_gain(
-    scene: xr.Dataset, card: Card, high: float, normalise: Normalise
-) -> tuple[float, str]:
-    """The factor from physical values to the network's [0, 1], and the rule that gave it.
-
-    `auto` takes scaled integers, and floats that mostly lie below 1.5, for reflectance. Unscaled
-    integers of the card's own full scale (a 16-bit benchmark cube for a model trained on such) are
-    divided by it when they reach a quarter of it. All else is divided by its own 99.9th percentile.
-
-    Args:
-        scene: for the source's encoding.
-        card: for the full scale of training.
-        high: 99.9th percentile of the sample, physical units.
-        normalise: the option.
-
-    Raises:
-        SceneError: no positive value to normalise by.
-    """
-    encoding = scene["reflectance"].encoding
-    integer = np.issubdtype(np.dtype(encoding.get("dtype", "float32")), np.integer)
-    scaled = encoding.get("scale_factor", 1.0) != 1.0
-    full = card.normalisation.divisor
-    if normalise == "auto":
-        if scaled or (not integer and high <= 1.5):
-            normalise = "reflectance"
-        elif integer and card.normalisation.kind == "full-scale" and full / 4 <= high <= full:
-            return 1.0 / full, f"divided by the card's full scale {full:g}"
-        else:
-            normalise = "scene"
-    if normalise == "reflectance":
-        return 1.0, "reflectance as it is"
-    if not high > 0:
-        raise SceneError("no-valid-pixels", "no positive value to normalise by")
-    return 1.0 / high, f"divided by the scene's 99.9th percentile {high:.6g}"
-
-
 def network_input(values: Values, calibration: Calibration) -> Values:
     """What the network sees of physical values `(bands, rows, cols)`: filled, scaled to [0, 1].
 
@@ -269,7 +231,7 @@ def network_input(values: Values, calibration: Calibration) -> Values:
     result[used] = fill_gaps(values[used], calibration.background[used])
     if calibration.bands.kind != "windows":
         _interpolate_unused(result, used)
-    return result * np.float32(calibration.gain)
+    return result * calibration.gains[:, None, None]
 
 
 def _interpolate_unused(values: Values, used: list[int]) -> None:

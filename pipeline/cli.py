@@ -53,7 +53,7 @@ Devices = Annotated[str | None, typer.Option(help=f"auto, cpu or cuda. {_help('d
 Attention = Annotated[str | None, typer.Option(help=f"scene or global. {_help('attention')}")]
 Bands = Annotated[str | None, typer.Option(help=f"auto, match or windows. {_help('bands')}")]
 Normalise = Annotated[
-    str | None, typer.Option(help=f"auto, reflectance or scene. {_help('normalise')}")
+    str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
 ]
 Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
 Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]

@@ -13,7 +13,7 @@ from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
 Bands = Literal["auto", "match", "windows"]
-Normalise = Literal["auto", "reflectance", "scene"]
+Normalise = Literal["auto", "reflectance", "scene", "bands"]
 Layout = Literal["sharded", "plain"]
 
 
@@ -34,7 +34,7 @@ class RunSettings(BaseSettings):
     bands: Bands = Field("auto", description="What to do with bands that are not the model's.")
     normalise: Normalise = Field(
         "auto",
-        description="How values reach [0, 1]: as reflectance, or by the scene's own maximum.",
+        description="How values reach [0, 1]: as they are, by one factor, or one per band.",
     )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
     layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")

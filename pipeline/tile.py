@@ -145,7 +145,7 @@ def super_resolve(
         x = torch.from_numpy(inputs[list(window.bands)]).to(device)
         y = engine.with_statistics(statistics)(x[None])[0, window.start : window.stop]
         total[kept] += weights[index, kept, None, None] * y[:, rows, columns].cpu().numpy()
-    total /= np.float32(calibration.gain)
+    total /= calibration.gains[:, None, None]
     gaps = np.isnan(values[:, *core.slices])
     gaps[_unused(plan.used, len(values))] = True
     total[gaps.repeat(scale, axis=1).repeat(scale, axis=2)] = np.nan

@@ -12,7 +12,6 @@ from pipeline.calibration import (
     WHOLE_SCENE,
     Calibration,
     calibrate,
-    find_gain,
     network_input,
     sample_windows,
 )
@@ -160,7 +159,9 @@ def test_calibration_does_not_depend_on_reading_order_and_round_trips() -> None:
     first = calibrate(scene, net, make_card(net))
     again = Calibration.from_bytes(first.to_bytes())
     assert again.digest() == first.digest() and again.bands == first.bands
-    assert np.array_equal(again.background, first.background) and again.gain == first.gain
+    assert np.array_equal(again.background, first.background) and np.array_equal(
+        again.gains, first.gains
+    )
 
 
 def test_large_scenes_are_sampled_evenly() -> None:
@@ -182,33 +183,6 @@ def test_valid_corner_of_an_empty_scene_is_found() -> None:
     assert calibration.bands.used == tuple(range(9))
     with pytest.raises(SceneError, match="no-valid-pixels"):
         calibrate(make_scene(np.full_like(values, np.nan)), net, make_card(net))
-
-
-@pytest.mark.parametrize(
-    ("encoding", "high", "normalise", "gain"),
-    [
-        ({"dtype": "int16", "scale_factor": 1e-4}, 0.6, "auto", 1.0),
-        ({"dtype": "float32"}, 0.9, "auto", 1.0),
-        ({"dtype": "float32"}, 4000.0, "auto", 1 / 4000),
-        ({"dtype": "uint16"}, 3000.0, "auto", 1 / 3000),
-        ({"dtype": "uint16"}, 3000.0, "reflectance", 1.0),
-        ({"dtype": "int16", "scale_factor": 1e-4}, 0.5, "scene", 2.0),
-    ],
-)
-def test_gain(encoding: dict[str, object], high: float, normalise: str, gain: float) -> None:
-    scene = make_scene(np.zeros((9, 4, 4)))
-    scene["reflectance"].encoding = encoding
-    found, rule = find_gain(scene, make_card(make_net()), high, normalise)  # type: ignore[arg-type]
-    assert found == pytest.approx(gain)
-    assert rule
-
-
-def test_full_scale_cubes_are_divided_by_the_cards_divisor() -> None:
-    _, card = load_checkpoint("starter")
-    scene = make_scene(np.zeros((31, 4, 4)))
-    scene["reflectance"].encoding = {"dtype": "uint16"}
-    assert find_gain(scene, card, 60000.0, "auto")[0] == 1 / 65535
-    assert find_gain(scene, card, 900.0, "auto")[0] == 1 / 900
 
 
 def test_encoding_rounds_clips_and_marks_gaps() -> None:

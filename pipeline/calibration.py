@@ -185,6 +185,9 @@ def calibrate(
     good = stated & np.any([np.isfinite(patch).any(axis=(1, 2)) for patch in patches], axis=0)
     wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
     plan = match_bands(card, wavelengths, good.tolist(), policy)
+    if empty := np.count_nonzero(stated & ~good):
+        note = f"{empty} band(s) hold no value in the sample and come out as fill"
+        plan = replace(plan, note="; ".join(filter(None, [plan.note, note])))
     used = list(plan.used)
     _check_all(patches, used)
     background = _background(patches, used)

@@ -132,6 +132,7 @@ def test_bad_and_empty_bands_come_out_as_gaps() -> None:
     calibration = calibrate(scene, net, make_card(net))
     assert calibration.bands.kind == "windows"
     assert 2 not in calibration.bands.used and 7 not in calibration.bands.used
+    assert "1 band(s) hold no value" in calibration.bands.note
     result = tiled(scene, calibration, net, 16)
     empty = np.isnan(result).all(axis=(1, 2))
     assert np.flatnonzero(empty).tolist() == [2, 7]

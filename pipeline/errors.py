@@ -21,7 +21,6 @@ ReasonCode = Literal[
     "no-valid-pixels",  # all nodata
     "not-finite",  # NaN or infinity beyond what nodata handling covers
     "duplicate-id",  # two sources map to one scene id
-    "unsafe-id",  # the scene id would leave the output
     "source-changed",  # the source is no longer the one that was planned
     "tile-failed",  # a tile failed in every attempt
     "output-failed",  # the output store refused the scene's arrays

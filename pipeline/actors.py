@@ -242,11 +242,9 @@ class Dispatcher:
 
     def add(self, job: SceneJob, done: Iterable[str] | None) -> None:
         """Queue a scene; `done` lists tiles kept from an earlier run, None if not prepared yet."""
-        if done is None:
-            self._scenes.append(Work(job, None))
-        else:
+        if done is not None:
             self._done[job.scene_id] = set(done)
-            self._scenes.append(Work(job, None, attempts=-1))
+        self._scenes.append(Work(job, None))
 
     def run(self) -> None:
         """Until every piece of work is done or given up."""
@@ -263,7 +261,7 @@ class Dispatcher:
         while True:
             if len(self._tiles) < ahead and self._scenes:
                 work = self._scenes[0]
-                if work.attempts < 0:
+                if work.job.scene_id in self._done:  # prepared by an earlier run
                     self._scenes.popleft()
                     self._queue_tiles(work.job)
                 elif self._submit(work):

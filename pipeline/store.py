@@ -150,12 +150,13 @@ class SceneStore:
         self.clear_quarantine()
 
     def unpublish(self) -> None:
-        """Remove the scene, its root first, so that no reader sees a part; then its state."""
+        """Remove the scene, its root first, so that no reader sees a part."""
         for roots in ROOTS.values():
             if read_if_present(self._fs, join(self.path, roots[-1])) is not None:
                 self._fs.rm_file(join(self.path, roots[-1]))
-        self._remove(self.path)
+        # State before data: a run that is killed here must not resume into what is half removed.
         self._remove(self._state)
+        self._remove(self.path)
 
     def quarantine(self, facts: dict[str, Any]) -> None:
         write_atomic(self._fs, self._quarantine, json.dumps(facts, indent=1).encode())

@@ -76,11 +76,7 @@ class Worker:
         template = scene_template(dataset, job.grid, options.layout, encoding.to_xarray())
         store = job.store()
         store.unpublish()
-        facts = {
-            "fingerprint": job.fingerprint,
-            "tiles": len(job.grid),
-            "uri": dataset.attrs.get("source"),
-        }
+        facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid)}
         store.prepare(template, calibration.to_bytes(), facts)
         return Prepared(job.scene_id, calibration.bands.note)
 

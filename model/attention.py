@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from model.config import SSPSRConfig
+
 if TYPE_CHECKING:
     from model.sspsr import SSPSR, Branch
 
@@ -127,13 +129,7 @@ def calibrate(net: SSPSR, samples: Tensor) -> AttentionStatistics:
     Raises:
         ValueError: no samples, another number of bands, or values that are not finite.
     """
-    config = net.config
-    if samples.ndim != 4 or samples.shape[0] == 0 or samples.shape[1] != config.bands:
-        raise ValueError(
-            f"samples must be [S, {config.bands}, h, w] with S > 0, not {tuple(samples.shape)}"
-        )
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError("samples hold NaN or infinity; fill nodata first")
+    check_samples(samples, net.config)
     branches: list[Tensor] = []
 
     def observe_group(group: int, part: Tensor) -> Tensor:
@@ -148,3 +144,17 @@ def calibrate(net: SSPSR, samples: Tensor) -> AttentionStatistics:
         net.trunk.body(net.trunk.head(merged))  # its upsampling holds no attention
         trunk = means()
     return AttentionStatistics(torch.stack(branches).float().cpu(), trunk.float().cpu())
+
+
+def check_samples(samples: Tensor, config: SSPSRConfig) -> None:
+    """Refuse what no statistics can be taken from.
+
+    Raises:
+        ValueError: no samples, another number of bands, or values that are not finite.
+    """
+    if samples.ndim != 4 or samples.shape[0] == 0 or samples.shape[1] != config.bands:
+        raise ValueError(
+            f"samples must be [S, {config.bands}, h, w] with S > 0, not {tuple(samples.shape)}"
+        )
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError("samples hold NaN or infinity; fill nodata first")

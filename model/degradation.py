@@ -65,6 +65,11 @@ def downsample(x: Tensor, factor: int) -> Tensor:
     return _resample(x, 1, factor)
 
 
+def enlargement(size: int, factor: int) -> Tensor:
+    """The matrix `[factor * size, size]` float32 by which `upsample` enlarges one axis."""
+    return torch.from_numpy(_weights(size, factor, 1)).float()
+
+
 def upsample(x: Tensor, factor: int) -> Tensor:
     """Enlarge the last two axes of `[..., rows, columns]` by an integer factor."""
     return _resample(x, factor, 1)

@@ -1,0 +1,73 @@
+"""One convolution of a finished network, prepared for a device and a precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Padding = tuple[int, int]
+_ONES = [1, 1]
+
+
+class Convolution:
+    """A convolution with a ReLU or an accumulation fused into it where the device can.
+
+    Activations are channels-last. On a CPU oneDNN does the work: the weights are laid out for it
+    once, and ReLU and accumulation run while the result is still in registers. Elsewhere they run
+    in place behind the convolution.
+
+    Args:
+        weight: `[outputs, inputs, k, k]`, any floating type, on the device to use.
+        bias: `[outputs]`, or None.
+        dtype: of the computation; accumulation inside is float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self._weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        self._bias = None if bias is None else bias.detach().to(dtype).contiguous()
+        self._fused = weight.device.type == "cpu" and _onednn_takes(dtype)
+        self._laid_out = False
+
+    @property
+    def kernel(self) -> int:
+        return self._weight.shape[-1]
+
+    def __call__(self, x: Tensor, padding: Padding = (0, 0), *, relu: bool = False) -> Tensor:
+        """`[N, outputs, ...]` of x `[N, inputs, H, W]`, zero padded by `padding`, channels-last."""
+        if self._fused:
+            attribute = "relu" if relu else "none"
+            y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                *self._arguments(x, padding), attribute, [], ""
+            )
+            return y
+        y = functional.conv2d(x, self._weight, self._bias, padding=padding)
+        return y.relu_() if relu else y
+
+    def add_to(self, total: Tensor, x: Tensor, padding: Padding = (0, 0)) -> None:
+        """total += convolution of x."""
+        if self._fused:
+            torch.ops.mkldnn._convolution_pointwise_.binary(
+                total, *self._arguments(x, padding), "add", 1.0, None, [], None
+            )
+        else:
+            total += functional.conv2d(x, self._weight, self._bias, padding=padding)
+
+    def _arguments(self, x: Tensor, padding: Padding) -> tuple[Any, ...]:
+        if not self._laid_out:
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self._weight, list(padding), _ONES, _ONES, 1, list(x.shape)
+            )
+            self._laid_out = True
+        return x, self._weight, self._bias, list(padding), _ONES, _ONES, 1
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether torch was built with oneDNN and its fused convolutions run here in this type."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    supported: bool = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported

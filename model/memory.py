@@ -1,0 +1,42 @@
+"""How much memory the fast form of the network takes: the plan's bound and the engine's chunks."""
+
+from __future__ import annotations
+
+from model.config import SSPSRConfig
+from model.receptive_field import halo
+
+_LIVE = 4  # feature maps alive inside a block: head, sum, its cropped copy, residual
+
+
+def branch_bytes(config: SSPSRConfig, rows: int, columns: int, element: int) -> int:
+    """Feature maps of one group over a window of LR pixels, `element` bytes each."""
+    return _LIVE * config.features * rows * columns * element
+
+
+def tile_bytes(config: SSPSRConfig, rows: int, columns: int, element: int, groups: int = 1) -> int:
+    """Upper bound of what one tile takes beside the weights.
+
+    With w the window's and c the core's LR pixels, f = scale/2, F features, B bands, g groups at
+    once and e bytes per element, it is the input B*w*(4+e), the merged groups B*f*f*w*(4+e) and
+    the largest of three steps:
+
+        branches   4*g*F*w*e
+        trunk      4*F*f*f*w*e
+        output     F*f*f*w*e + B*scale*scale*c*(12 + 2*e)
+
+    Args:
+        rows, columns: of the core, in LR pixels; the halo is added.
+        element: bytes of an activation, 4 in float32 and 2 in bfloat16.
+        groups: how many groups of bands run at once.
+    """
+    margin = 2 * halo(config)
+    window = (rows + margin) * (columns + margin)
+    fine = (config.scale // 2) ** 2 * window
+    high = config.scale**2 * (rows + 1) * (columns + 1)
+    features = config.features * fine * element
+    steps = (
+        groups * branch_bytes(config, rows + margin, columns + margin, element),
+        _LIVE * features,
+        features + config.bands * high * (12 + 2 * element),
+    )
+    return config.bands * (window + fine) * (4 + element) + max(steps)

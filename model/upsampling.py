@@ -1,0 +1,206 @@
+"""A fused chain of convolutions and pixel shuffles, prepared to run on part of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.convolution import Convolution
+from model.fusion import Kernel, Place
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One axis of a chain's input, and the fine pixels that are asked of it.
+
+    Attributes:
+        origin: the input's first pixel, in coarse pixels.
+        size: of the input.
+        low, high: the fine pixels asked for, end exclusive, on the same origin.
+        starts, ends: whether the input's first and last pixel are the scene's.
+    """
+
+    origin: int
+    size: int
+    low: int
+    high: int
+    starts: bool = False
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One axis of one convolution: its input, its padding, and where each phase's results go."""
+
+    read: slice
+    padding: int
+    phases: dict[int, tuple[slice, slice]]  # place among the phases: in the result, in the target
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a kernel that was cut to what is not zero.
+
+    Attributes:
+        place: the coarse pixels it is for: all of them, or the scene's first or last.
+        phases: the fine pixels inside a coarse one that it gives.
+        first: per phase, the first tap, relative to the coarse pixel.
+        taps: how many there are.
+    """
+
+    place: Place
+    phases: tuple[int, ...]
+    first: tuple[int, ...]
+    taps: int
+
+    def part(self, reach: Reach, factor: int) -> _Part:
+        """How to run it on an input."""
+        return (
+            self._everywhere(reach, factor) if self.place == "middle" else self._edge(reach, factor)
+        )
+
+    def _everywhere(self, reach: Reach, factor: int) -> _Part:
+        begins, ends, targets = [], [], []
+        for phase, first in zip(self.phases, self.first, strict=True):
+            low = -((phase - reach.low) // factor)  # coarse pixels whose fine one is asked for
+            high = (reach.high - 1 - phase) // factor
+            begins.append(low - reach.origin + first)
+            ends.append(high - reach.origin + first)
+            start = factor * low + phase - reach.low
+            targets.append(slice(start, start + factor * (high - low) + 1, factor))
+        padding = max(0, -min(begins), max(ends) - (reach.size - self.taps))
+        results = [slice(b + padding, e + padding + 1) for b, e in zip(begins, ends, strict=True)]
+        return _Part(slice(None), padding, dict(enumerate(zip(results, targets, strict=True))))
+
+    def _edge(self, reach: Reach, factor: int) -> _Part:
+        if not (reach.starts if self.place == "start" else reach.ends):
+            return _Part(slice(None), 0, {})
+        outermost = reach.origin if self.place == "start" else reach.origin + reach.size - 1
+        read = slice(0, self.taps) if self.place == "start" else slice(-self.taps, None)
+        fine = [factor * outermost + phase - reach.low for phase in self.phases]
+        asked = {
+            index: (slice(0, 1), slice(pixel, pixel + 1))
+            for index, pixel in enumerate(fine)
+            if 0 <= pixel < reach.high - reach.low
+        }
+        return _Part(read, 0, asked)
+
+
+class _Piece:
+    """The map, or what a border adds to it, as one convolution."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        axes: tuple[_Axis, _Axis],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rows, self.columns = axes
+        self.factor, self.outputs = kernel.factor, kernel.weight.shape[2]
+        weights, biases = [], []
+        firsts = (zip(axis.phases, axis.first, strict=True) for axis in axes)
+        for (row, above), (column, before) in product(*firsts):
+            top, left = kernel.reach + above, kernel.reach + before
+            area = (slice(top, top + self.rows.taps), slice(left, left + self.columns.taps))
+            weights.append(kernel.weight[row, column, :, :, *area])
+            biases.append(kernel.bias[row, column])
+        self.convolution = Convolution(
+            torch.cat(weights).float().to(device), torch.cat(biases).float().to(device), dtype
+        )
+
+    def add_to(
+        self, target: Tensor | None, x: Tensor, rows: Reach, columns: Reach
+    ) -> Tensor | None:
+        down, across = self.rows.part(rows, self.factor), self.columns.part(columns, self.factor)
+        if not down.phases or not across.phases:
+            return target
+        result = self.convolution(
+            self._input(x, down.read, across.read), (down.padding, across.padding)
+        ).permute(0, 2, 3, 1)
+        for (i, (row, to_row)), (j, (column, to_column)) in product(
+            down.phases.items(), across.phases.items()
+        ):
+            channel = (i * len(self.columns.phases) + j) * self.outputs
+            part = result[:, row, column, channel : channel + self.outputs]
+            if target is None:
+                assert self.factor == 1, "the fine pixels of a shuffle need a target"
+                return part
+            target[:, to_row, to_column] += part
+        return target
+
+    def _input(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
+        """The part of x that is read; beyond the far side of a very small scene lie zeros."""
+        part = x[:, :, rows, columns]
+        lack = [
+            0 if axis.place == "middle" else max(0, axis.taps - size)
+            for axis, size in zip((self.rows, self.columns), part.shape[2:], strict=True)
+        ]
+        if any(lack):
+            sides = [
+                (0, count) if axis.place == "start" else (count, 0)
+                for axis, count in zip((self.rows, self.columns), lack, strict=True)
+            ]
+            part = functional.pad(part, (*sides[1], *sides[0]))
+        return part.contiguous(memory_format=torch.channels_last)
+
+
+def _axis(kernel: Kernel, place: Place, dim: int) -> _Axis:
+    """Cut one axis (0: rows, 1: columns) of a kernel to what is inside the scene and not zero."""
+    reach = kernel.reach
+    if place == "middle":
+        taps = max(last - first + 1 for first, last in kernel.spans)
+        first = tuple(min(first, reach + 1 - taps) for first, _ in kernel.spans)
+        return _Axis(place, tuple(range(kernel.factor)), first, taps)
+    weight = kernel.weight.movedim((dim, dim + 4), (0, 1)).flatten(2).abs().sum(2)
+    bias = kernel.bias.movedim(dim, 0).flatten(1).abs().sum(1)
+    phases = tuple((weight.sum(1) + bias).nonzero().flatten().tolist())
+    inside = weight[:, reach:] if place == "start" else weight[:, : reach + 1].flip(1)
+    used = inside.sum(0).nonzero().flatten().tolist()
+    taps = 1 + max(used, default=0)
+    return _Axis(place, phases, (0 if place == "start" else 1 - taps,) * len(phases), taps)
+
+
+class Upsampling:
+    """A chain, ready to run on `[N, inputs, h, w]`, channels-last.
+
+    Args:
+        kernels: of `Chain.kernels`.
+        device: where to run.
+        dtype: of the computation.
+    """
+
+    def __init__(
+        self,
+        kernels: Mapping[tuple[Place, Place], Kernel],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        axes = {
+            places: (_axis(kernel, places[0], 0), _axis(kernel, places[1], 1))
+            for places, kernel in kernels.items()
+        }
+        self._pieces = [
+            _Piece(kernels[places], (rows, columns), device, dtype)
+            for places, (rows, columns) in axes.items()
+            if rows.phases and columns.phases
+        ]
+
+    def __call__(self, x: Tensor, rows: Reach, columns: Reach) -> Tensor:
+        """The fine pixels asked for, `[N, rows, columns, outputs]`, where nothing is shuffled."""
+        return self._run(None, x, rows, columns)
+
+    def add_to(self, target: Tensor, x: Tensor, rows: Reach, columns: Reach) -> None:
+        """target `[N, rows, columns, outputs]` += the fine pixels asked for."""
+        self._run(target, x, rows, columns)
+
+    def _run(self, target: Tensor | None, x: Tensor, rows: Reach, columns: Reach) -> Tensor:
+        for piece in self._pieces:
+            target = piece.add_to(target, x, rows, columns)
+        assert target is not None
+        return target

@@ -29,6 +29,7 @@ from model.upsampling import Upsampling
 Precision = Literal["auto", "fp32", "bf16"]
 
 _CPU_CHUNK = 16 << 20  # bytes of activations of one chunk of groups: about what caches hold
+_STRIP = 4 << 20  # bytes of output at once on a CPU, for the same reason
 _GPU_SHARE = 0.5  # of the free memory of a GPU that one chunk of groups may take
 _TRUNK = -1  # in place of a group
 _COARSE = 0.5  # norm of the skip path's detail from which bfloat16 inputs need a second half
@@ -117,7 +118,8 @@ class _Skip:
             mix = whole.weight.sum((-2, -1), keepdim=True)
             detail = whole.weight.clone()
             detail[..., 2:3, 2:3] -= mix
-            self._halves = 2 if float(detail.square().sum((3, 4, 5)).max().sqrt()) > _COARSE else 1
+            norm = detail.square().sum((3, 4, 5)).mean().sqrt()  # of the map to one band
+            self._halves = 2 if float(norm) > _COARSE else 1
             # The constant's part also takes what rounding the weights would add to it.
             mix -= detail.to(dtype).double().sum((-2, -1), keepdim=True)
             mix = mix[0, 0].float().to(device)
@@ -368,9 +370,17 @@ class Engine:
 
     def _output(self, x: Tensor, features: Tensor, rows: Axis, columns: Axis) -> Tensor:
         """The skip of the bicubic image, plus the trunk's fine pixels."""
-        y = self._network.skip(_bicubic(x, rows, columns), rows, columns)
-        self._network.trunk_tail.add_to(y, features, rows.trunk_tail(), columns.trunk_tail())
-        return y.permute(0, 3, 1, 2)
+        config = self.config
+        wide = columns.core[1] - columns.core[0]
+        row_bytes = 4 * len(x) * config.bands * wide * config.scale**2
+        step = max(1, _STRIP // row_bytes) if x.device.type == "cpu" else rows.core[1]
+        strips = []
+        for start in range(*rows.core, step):
+            strip = replace(rows, core=(start, min(start + step, rows.core[1])))
+            y = self._network.skip(_bicubic(x, strip, columns), strip, columns)
+            self._network.trunk_tail.add_to(y, features, strip.trunk_tail(), columns.trunk_tail())
+            strips.append(y)
+        return torch.cat(strips, dim=1).permute(0, 3, 1, 2)
 
     def _chunks(self, x: Tensor) -> Iterator[range]:
         """Groups that run at once."""

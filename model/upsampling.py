@@ -73,9 +73,14 @@ class _Axis:
             ends.append(high - reach.origin + first)
             start = factor * low + phase - reach.low
             targets.append(slice(start, start + factor * (high - low) + 1, factor))
-        padding = max(0, -min(begins), max(ends) - (reach.size - self.taps))
-        results = [slice(b + padding, e + padding + 1) for b, e in zip(begins, ends, strict=True)]
-        return _Part(slice(None), padding, dict(enumerate(zip(results, targets, strict=True))))
+        first, last = min(begins), max(ends) + self.taps
+        padding = max(0, -first, last - reach.size)
+        read = slice(max(0, first), min(reach.size, last))
+        results = [
+            slice(begin - read.start + padding, end - read.start + padding + 1)
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+        return _Part(read, padding, dict(enumerate(zip(results, targets, strict=True))))
 
     def _edge(self, reach: Reach, factor: int) -> _Part:
         if not (reach.starts if self.place == "start" else reach.ends):

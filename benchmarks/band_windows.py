@@ -29,7 +29,7 @@ from pipeline.nodata import fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
 from pipeline.settings import Normalise
 from pipeline.spectral import OVERLAP, BandPlan, BandWindow, band_windows
-from pipeline.tile import super_resolve
+from pipeline.tile import scene_engines, super_resolve
 
 Axis = NDArray[np.float64]
 
@@ -59,7 +59,9 @@ def by_windows(
     statistics = tuple(attention.calibrate(net, x[:, list(w.bands)]) for w in windows)
     calibration = Calibration(plan, gains, "", np.zeros(bands, np.float32), statistics, 0)
     whole = Window(0, low.shape[1], 0, low.shape[2])
-    return super_resolve(low, whole, inference.compile(net), calibration, torch.device("cpu"))
+    return super_resolve(
+        low, whole, scene_engines(inference.compile(net), calibration), calibration
+    )
 
 
 def methods(

@@ -36,6 +36,7 @@ def sr_archive(
     tile: int | None = None,
     workers: int | None = None,
     devices: Literal["auto", "cpu", "cuda"] | None = None,
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
     attention: Literal["scene", "global"] | None = None,
     bands: Literal["auto", "match", "windows"] | None = None,
     normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
@@ -61,6 +62,7 @@ def sr_archive(
         tile: LR pixels along a tile's side.
         workers: Ray actors; default: one per GPU.
         devices: Where tiles run.
+        precision: bf16 where the processor has matrix units for it, else fp32.
         attention: Pooling of channel attention: frozen per scene, or per tile.
         bands: What to do with bands that are not the model's.
         normalise: How values reach [0, 1]: as they are, by one factor, or one per band.

@@ -192,6 +192,7 @@ class Engine:
 
     Attributes:
         config: the network's config.
+        device: where it runs.
         halo: LR pixels that a tile needs around its core wherever the scene goes on.
         precision: `fp32` or `bf16`, the one in use.
         statistics: frozen attention; None pools over each input, as published.
@@ -199,7 +200,7 @@ class Engine:
 
     def __init__(self, network: _Network, statistics: AttentionStatistics | None) -> None:
         self._network = network
-        self.config = network.config
+        self.config, self.device = network.config, network.device
         self.halo = halo(network.config)
         self.precision: Precision = "fp32" if network.dtype == torch.float32 else "bf16"
         self.statistics = statistics

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
+from pipeline.settings import Precision
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
@@ -57,8 +58,8 @@ class Work:
 class TileActor:
     """The remote side: a `Worker` whose failures are values, not exceptions."""
 
-    def __init__(self, model: bytes, device: str, threads: int) -> None:
-        self._worker = Worker(model, device, threads)
+    def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
+        self._worker = Worker(model, device, threads, precision)
 
     def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
         try:
@@ -167,9 +168,12 @@ class ActorPool:
     `actor` is the class to run; it takes the arguments of `TileActor` and has its `work`.
     """
 
-    def __init__(self, model: bytes, share: Share, actor: type = TileActor) -> None:
+    def __init__(
+        self, model: bytes, share: Share, precision: Precision = "auto", actor: type = TileActor
+    ) -> None:
         self._model = ray.put(model)
         self._share = share
+        self._precision = precision
         self._actor = actor
         self.seats = [self._new_seat() for _ in range(share.workers)]
 
@@ -179,7 +183,8 @@ class ActorPool:
         handle = remote.options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
-        return _Seat(handle.remote(self._model, share.device, max(1, int(share.cpus))))
+        threads = max(1, int(share.cpus))
+        return _Seat(handle.remote(self._model, share.device, threads, self._precision))
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""

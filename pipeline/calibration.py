@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from model import SSPSR, AttentionStatistics, Card, attention
+from model import AttentionStatistics, Card
+from model.inference import Engine
 from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.nodata import check_gaps, fill_gaps
@@ -158,7 +159,7 @@ def _sample(scene: xr.Dataset, good: NDArray[np.bool_]) -> list[Values]:
 
 def calibrate(
     scene: xr.Dataset,
-    net: SSPSR,
+    engine: Engine,
     card: Card,
     *,
     policy: Bands = "auto",
@@ -169,7 +170,7 @@ def calibrate(
 
     Args:
         scene: keeps the Scene contract.
-        net: the network, on the device to use.
+        engine: the network.
         card: its card.
         policy: what to do with bands that are not the model's.
         normalise: how values reach [0, 1].
@@ -198,7 +199,7 @@ def calibrate(
     )
     if pooling == "global":
         return calibration
-    return replace(calibration, statistics=_attention(patches, calibration, net))
+    return replace(calibration, statistics=_attention(patches, calibration, engine))
 
 
 def _check_all(patches: list[Values], used: list[int]) -> None:
@@ -247,14 +248,12 @@ def _interpolate_unused(values: Values, used: list[int]) -> None:
 
 
 def _attention(
-    patches: list[Values], calibration: Calibration, net: SSPSR
+    patches: list[Values], calibration: Calibration, engine: Engine
 ) -> tuple[AttentionStatistics, ...]:
     """Frozen attention of every band window."""
     largest = max(patches, key=np.size).shape
     inputs = [network_input(patch, calibration) for patch in patches if patch.shape == largest]
-    stacked = torch.from_numpy(np.stack(inputs))
-    device = next(net.parameters()).device
+    stacked = torch.from_numpy(np.stack(inputs)).to(engine.device)
     return tuple(
-        attention.calibrate(net, stacked[:, list(window.bands)].contiguous().to(device))
-        for window in calibration.bands.windows
+        engine.measure(stacked[:, list(window.bands)]) for window in calibration.bands.windows
     )

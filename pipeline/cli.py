@@ -50,6 +50,7 @@ Model = Annotated[str | None, typer.Option(help=_help("model"))]
 Tile = Annotated[int | None, typer.Option(help=_help("tile"))]
 Workers = Annotated[int | None, typer.Option(help=_help("workers"))]
 Devices = Annotated[str | None, typer.Option(help=f"auto, cpu or cuda. {_help('devices')}")]
+Precision = Annotated[str | None, typer.Option(help=f"auto, fp32 or bf16. {_help('precision')}")]
 Attention = Annotated[str | None, typer.Option(help=f"scene or global. {_help('attention')}")]
 Bands = Annotated[str | None, typer.Option(help=f"auto, match or windows. {_help('bands')}")]
 Normalise = Annotated[
@@ -85,6 +86,7 @@ def run(
     tile: Tile = None,
     workers: Workers = None,
     devices: Devices = None,
+    precision: Precision = None,
     attention: Attention = None,
     bands: Bands = None,
     normalise: Normalise = None,
@@ -143,6 +145,7 @@ def plan(
     output: Output,
     model: Model = None,
     tile: Tile = None,
+    precision: Precision = None,
     attention: Attention = None,
     bands: Bands = None,
     normalise: Normalise = None,

@@ -40,8 +40,13 @@ class Window:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        return self.bottom - self.top, self.right - self.left
+
+    @property
     def pixels(self) -> int:
-        return (self.bottom - self.top) * (self.right - self.left)
+        rows, columns = self.shape
+        return rows * columns
 
     def scaled(self, factor: int) -> Window:
         return Window(*(factor * edge for edge in (self.top, self.bottom, self.left, self.right)))

@@ -185,7 +185,7 @@ class Run:
         handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
         with ray_session(self._settings.ray_address):
             share = Share.of_cluster(self._settings.devices, self._settings.workers)
-            pool = ActorPool(self._model.data, share)
+            pool = ActorPool(self._model.data, share, self._settings.precision)
             dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts)
             for scene in self._plan.work:
                 self._queue(scene, dispatcher)
@@ -244,7 +244,8 @@ class Run:
         data = job.store().calibration()
         calibration = None if data is None else Calibration.from_bytes(data)
         devices = tuple(sorted({record.device for record in records.values()}))
-        facts = RunFacts(self.report.run_id, self.report.started, devices)
+        precisions = tuple(sorted({record.precision for record in records.values()}))
+        facts = RunFacts(self.report.run_id, self.report.started, devices, precisions)
         kept = self._rows[job.scene_id].tiles_kept
         return provenance(job, self._model, facts, calibration, tiles_kept=kept)
 

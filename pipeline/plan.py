@@ -20,7 +20,7 @@ from pipeline.errors import SceneError
 from pipeline.grid import TileGrid
 from pipeline.nodata import FILL_DEPTH
 from pipeline.readers import open_scene
-from pipeline.settings import Attention, Bands, Layout, Normalise, RunSettings
+from pipeline.settings import Attention, Bands, Layout, Normalise, Precision, RunSettings
 from pipeline.spectral import match_bands
 from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
@@ -33,6 +33,7 @@ class OutputOptions:
     """The options that determine an output's values and bytes."""
 
     tile: int
+    precision: Precision
     attention: Attention
     bands: Bands
     normalise: Normalise

@@ -22,6 +22,7 @@ class RunFacts:
     run_id: str
     started: str
     devices: tuple[str, ...]
+    precisions: tuple[str, ...]
 
 
 def package_versions() -> dict[str, str]:
@@ -59,6 +60,7 @@ def provenance(
         "code_version": job.code_version,
         "packages": package_versions(),
         "device": ", ".join(run.devices),
+        "precision": ", ".join(run.precisions),
         "run_id": run.run_id,
         "run_started": run.started,
         "published": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
+Precision = Literal["auto", "fp32", "bf16"]  # as in model.inference, without loading torch
 Bands = Literal["auto", "match", "windows"]
 Normalise = Literal["auto", "reflectance", "scene", "bands"]
 Layout = Literal["sharded", "plain"]
@@ -28,6 +29,9 @@ class RunSettings(BaseSettings):
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
     devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
+    precision: Precision = Field(
+        "auto", description="bf16 where the processor has matrix units for it, else fp32."
+    )
     attention: Attention = Field(
         "scene", description="Pooling of channel attention: frozen per scene, or per tile."
     )

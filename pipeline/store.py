@@ -32,6 +32,7 @@ class TileRecord:
         valid: valid LR pixels x bands in the core.
         minimum, maximum: of the valid output, physical units; None where all is fill.
         device: what computed it: cpu or cuda.
+        precision: in which it was computed: fp32 or bf16.
     """
 
     tile: str
@@ -41,6 +42,7 @@ class TileRecord:
     minimum: float | None = None
     maximum: float | None = None
     device: str = ""
+    precision: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TileRecord:

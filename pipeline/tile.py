@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from model import inference
+from model.extent import Extent
+from model.inference import Engine
 from pipeline.arrays import OutputArray
 from pipeline.calibration import Calibration, Values, network_input, read_window
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.nodata import FILL_DEPTH
 from pipeline.store import TileRecord
-
-Engine = inference.Engine
 
 
 @dataclass(frozen=True)
@@ -98,68 +97,88 @@ class ValueEncoding:
 
 @dataclass(frozen=True)
 class SceneContext:
-    """Everything that the tiles of one scene share inside one worker."""
+    """Everything that the tiles of one scene share inside one worker.
+
+    Attributes:
+        engines: of `scene_engines`.
+    """
 
     scene: xr.Dataset
     grid: TileGrid
     calibration: Calibration
     encoding: ValueEncoding
-    engine: Engine
-    device: torch.device
+    engines: tuple[Engine, ...]
 
     @property
     def margin(self) -> int:
-        """LR pixels read around a core: the network's halo, and what fills gaps inside it."""
-        return self.engine.halo + FILL_DEPTH
+        """LR pixels read around a core."""
+        return margin_of(self.engines[0])
+
+
+def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...]:
+    """The network with the scene's frozen attention, one per band window."""
+    statistics = calibration.statistics or (None,) * len(calibration.bands.windows)
+    return tuple(engine.with_statistics(each) for each in statistics)
+
+
+def margin_of(engine: Engine) -> int:
+    """LR pixels around a core: the network's halo, and what fills gaps inside it."""
+    return engine.halo + FILL_DEPTH
 
 
 def super_resolve(
-    values: Values, core: Window, engine: Engine, calibration: Calibration, device: torch.device
+    values: Values, core: Window, engines: Sequence[Engine], calibration: Calibration
 ) -> Values:
     """Super-resolve one window.
 
     Args:
-        values: `(bands, rows, cols)` physical, NaN in gaps; the core and what lies around it.
+        values: `(bands, rows, cols)` physical, NaN in gaps; the core and `margin_of` LR pixels
+            around it, fewer only where the scene ends.
         core: the part to return, in the window's own LR pixels.
-        engine: the network; its statistics are replaced by the scene's.
+        engines: of `scene_engines`.
         calibration: the scene's constants.
-        device: where to compute.
 
     Returns:
         `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are not used and
         where the LR pixel under a value is a gap.
     """
-    scale = engine.config.scale
-    near = _shrink(values, core, engine.halo)
-    inner = core.within(near)
-    inputs = network_input(values, calibration)[:, *near.slices]
-    rows, columns = inner.scaled(scale).slices
+    scale, device = engines[0].config.scale, engines[0].device
+    inputs = torch.from_numpy(network_input(values, calibration)).to(device)
     plan = calibration.bands
-    weights = plan.blend_weights(len(values))
-    total = np.zeros(
-        (len(values), rows.stop - rows.start, columns.stop - columns.start), np.float32
-    )
-    for index, window in enumerate(plan.windows):
-        kept = list(window.kept)
-        statistics = calibration.statistics[index] if calibration.statistics else None
-        x = torch.from_numpy(inputs[list(window.bands)]).to(device)
-        y = engine.with_statistics(statistics)(x[None])[0, window.start : window.stop]
-        total[kept] += weights[index, kept, None, None] * y[:, rows, columns].cpu().numpy()
-    total /= calibration.gains[:, None, None]
+    weights = plan.blend_weights(len(values)) / calibration.gains
+    rows, columns = core.scaled(scale).shape
+    total = torch.zeros(len(values), rows, columns, device=device)
+    for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
+        x = inputs[list(window.bands)][None]
+        y = _run(engine, x, core)[0, window.start : window.stop]
+        kept = torch.tensor(window.kept, device=device)
+        y = y * torch.from_numpy(weight).to(device)[kept, None, None]
+        total.index_add_(0, kept, y)
+    result: Values = total.cpu().numpy()
+    result[_unused(plan.used, len(values))] = np.nan
     gaps = np.isnan(values[:, *core.slices])
-    gaps[_unused(plan.used, len(values))] = True
-    total[gaps.repeat(scale, axis=1).repeat(scale, axis=2)] = np.nan
-    return total
+    for band in np.flatnonzero(gaps.any(axis=(1, 2))):
+        result[band][gaps[band].repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+    return result
 
 
-def _shrink(values: Values, core: Window, halo: int) -> Window:
-    """The core and its halo inside the values; the rest only served to fill gaps."""
-    rows, columns = values.shape[1:]
-    return Window(
-        max(0, core.top - halo),
-        min(rows, core.bottom + halo),
-        max(0, core.left - halo),
-        min(columns, core.right + halo),
+def _run(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:
+    """The core of a window; with attention per tile the window counts as a scene of its own."""
+    height, width = x.shape[2:]
+    if engine.statistics is None:
+        near = Window(
+            max(0, core.top - engine.halo),
+            min(height, core.bottom + engine.halo),
+            max(0, core.left - engine.halo),
+            min(width, core.right + engine.halo),
+        )
+        rows, columns = core.within(near).scaled(engine.config.scale).slices
+        return engine(x[:, :, *near.slices])[:, :, rows, columns]
+    reach = margin_of(engine)
+    return engine.tile(
+        x,
+        Extent(core.top, core.bottom, core.top < reach, height - core.bottom < reach),
+        Extent(core.left, core.right, core.left < reach, width - core.right < reach),
     )
 
 
@@ -177,7 +196,7 @@ def read_tile(context: SceneContext, tile: Tile) -> tuple[Values, Window]:
 
 def compute_tile(context: SceneContext, values: Values, core: Window) -> Values:
     """The core of a read tile, super-resolved, physical."""
-    return super_resolve(values, core, context.engine, context.calibration, context.device)
+    return super_resolve(values, core, context.engines, context.calibration)
 
 
 def write_tile(

@@ -21,8 +21,16 @@ from pipeline.grid import Tile, Window
 from pipeline.plan import SceneJob
 from pipeline.product import output_dataset
 from pipeline.readers import open_scene
+from pipeline.settings import Precision
 from pipeline.store import TileRecord
-from pipeline.tile import SceneContext, ValueEncoding, compute_tile, read_tile, write_tile
+from pipeline.tile import (
+    SceneContext,
+    ValueEncoding,
+    compute_tile,
+    read_tile,
+    scene_engines,
+    write_tile,
+)
 
 _OPEN_SCENES = 4
 
@@ -42,11 +50,9 @@ class Worker:
     then overlap, while only one at a time computes.
     """
 
-    def __init__(self, model: bytes, device: str, threads: int) -> None:
-        self._net, self._card = unpack(model, "the job's model")
-        self._device = torch.device(device)
-        self._net.to(self._device)
-        self._engine = inference.compile(self._net)
+    def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
+        net, self._card = unpack(model, "the job's model")
+        self._engine = inference.compile(net.to(device), precision=precision)
         # One thread computes, always the same: each new one would start its own OpenMP team.
         self._compute = ThreadPoolExecutor(
             1, initializer=torch.set_num_threads, initargs=(threads,)
@@ -65,7 +71,7 @@ class Worker:
         calibration: Calibration = self._compute.submit(
             calibrate,
             scene,
-            self._net,
+            self._engine,
             self._card,
             policy=options.bands,
             normalise=options.normalise,
@@ -94,7 +100,7 @@ class Worker:
         record = write_tile(
             context, output, tile, physical, read=round(read - started, 4), compute=spent
         )
-        record = replace(record, device=self._device.type)
+        record = replace(record, device=self._engine.device.type, precision=self._engine.precision)
         job.store().record(record)
         return record
 
@@ -132,5 +138,6 @@ class Worker:
         calibration = Calibration.from_bytes(data)
         scene = open_scene(job.uri)
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
-        context = SceneContext(scene, job.grid, calibration, encoding, self._engine, self._device)
+        engines = scene_engines(self._engine, calibration)
+        context = SceneContext(scene, job.grid, calibration, encoding, engines)
         return context, store.open_array()

@@ -28,7 +28,7 @@ def ray_cluster() -> Iterator[None]:
 class Moody:
     """Does no work; scene ids say how it fails. Counts calls in the folder named by the uri."""
 
-    def __init__(self, model: bytes, device: str, threads: int) -> None:
+    def __init__(self, model: bytes, device: str, threads: int, precision: str) -> None:
         assert model == b"weights"
 
     def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
@@ -77,7 +77,7 @@ def job(scene_id: str, folder: Path, size: int = 32) -> SceneJob:
 
 def dispatch(jobs: list[SceneJob], kept: dict[str, set[str]] | None = None) -> Journal:
     journal = Journal()
-    pool = ActorPool(b"weights", Share("cpu", 2, 1.0, 0.0), Moody)
+    pool = ActorPool(b"weights", Share("cpu", 2, 1.0, 0.0), actor=Moody)
     dispatcher = Dispatcher(pool, journal.handlers(), max_attempts=3)
     for each in jobs:
         dispatcher.add(each, (kept or {}).get(each.scene_id))

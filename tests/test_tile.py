@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from model import degradation, inference, load_checkpoint
+from model import SSPSR, degradation, inference, load_checkpoint
 from pipeline.calibration import (
     WHOLE_SCENE,
     Calibration,
@@ -17,10 +17,15 @@ from pipeline.calibration import (
 )
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
-from pipeline.tile import SceneContext, ValueEncoding, compute_tile, read_tile, super_resolve
+from pipeline.tile import (
+    SceneContext,
+    ValueEncoding,
+    compute_tile,
+    read_tile,
+    scene_engines,
+    super_resolve,
+)
 from tests.test_model import make_card, make_net
-
-CPU = torch.device("cpu")
 
 
 def make_scene(values: np.ndarray, bad: tuple[int, ...] = (), **encoding: object) -> xr.Dataset:
@@ -42,13 +47,18 @@ def smooth(bands: int, rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return degradation.upsample(noise, 4)[:, :rows, :columns].float().numpy() * 0.6 + 0.1
 
 
-def tiled(scene: xr.Dataset, calibration: Calibration, net: object, tile: int) -> np.ndarray:
+def compiled(net: SSPSR) -> inference.Engine:
+    return inference.compile(net, precision="fp32")
+
+
+def tiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int) -> np.ndarray:
     """The scene put together from its tiles, each read with its halo alone."""
-    engine = inference.compile(net)  # type: ignore[arg-type]
+    engine = compiled(net)
     scale = engine.config.scale
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], tile, scale)
     encoding = ValueEncoding("float32", fill=float("nan"))
-    context = SceneContext(scene, grid, calibration, encoding, engine, CPU)
+    engines = scene_engines(engine, calibration)
+    context = SceneContext(scene, grid, calibration, encoding, engines)
     result = np.empty((scene.sizes["band"], *grid.output_size), np.float32)
     for each in grid:
         values, core = read_tile(context, each)
@@ -57,10 +67,11 @@ def tiled(scene: xr.Dataset, calibration: Calibration, net: object, tile: int) -
     return result
 
 
-def untiled(scene: xr.Dataset, calibration: Calibration, net: object) -> np.ndarray:
+def untiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR) -> np.ndarray:
     values = scene["reflectance"].values
     whole = Window(0, values.shape[1], 0, values.shape[2])
-    return super_resolve(values, whole, inference.compile(net), calibration, CPU)  # type: ignore[arg-type]
+    engines = scene_engines(compiled(net), calibration)
+    return super_resolve(values, whole, engines, calibration)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -68,7 +79,7 @@ def untiled(scene: xr.Dataset, calibration: Calibration, net: object) -> np.ndar
 def test_tiled_equals_untiled(scale: int, tile: int) -> None:
     net = make_net(scale=scale, blocks=2)
     scene = make_scene(smooth(9, 53, 61))
-    calibration = calibrate(scene, net, make_card(net))
+    calibration = calibrate(scene, compiled(net), make_card(net))
     difference = np.abs(tiled(scene, calibration, net, tile) - untiled(scene, calibration, net))
     assert difference.max() <= 1e-6
 
@@ -78,7 +89,7 @@ def test_tiled_starter_is_within_half_a_step(tile: int) -> None:
     """Trained weights, int16 x 1e-4 output: half a step is 5e-5."""
     net, card = load_checkpoint("starter")
     scene = make_scene(smooth(31, 56, 50))
-    calibration = calibrate(scene, net, card)
+    calibration = calibrate(scene, compiled(net), card)
     difference = np.abs(tiled(scene, calibration, net, tile) - untiled(scene, calibration, net))
     assert difference.max() < 5e-5
 
@@ -86,7 +97,7 @@ def test_tiled_starter_is_within_half_a_step(tile: int) -> None:
 def test_whole_scene_calibration_is_the_published_forward() -> None:
     net = make_net()
     scene = make_scene(smooth(9, 30, 26))
-    calibration = calibrate(scene, net, make_card(net), normalise="reflectance")
+    calibration = calibrate(scene, compiled(net), make_card(net), normalise="reflectance")
     x = torch.from_numpy(scene["reflectance"].values)[None]
     with torch.no_grad():
         published = net(x, degradation.upsample(x, 4))[0].numpy()
@@ -97,7 +108,7 @@ def test_per_tile_attention_leaves_seams() -> None:
     """Why `scene` is the default: the published pooling depends on the tile."""
     net = make_net()
     scene = make_scene(smooth(9, 48, 48))
-    calibration = calibrate(scene, net, make_card(net), pooling="global")
+    calibration = calibrate(scene, compiled(net), make_card(net), pooling="global")
     assert calibration.statistics == ()
     assert (
         np.abs(tiled(scene, calibration, net, 16) - untiled(scene, calibration, net)).max() > 1e-6
@@ -113,7 +124,7 @@ def test_gaps_stay_gaps_and_do_not_spread() -> None:
     holed[3, :, 5] = np.nan
     scene = make_scene(holed)
     card = make_card(net)
-    calibration = calibrate(clean, net, card)
+    calibration = calibrate(clean, compiled(net), card)
     result, whole = tiled(scene, calibration, net, 16), untiled(scene, calibration, net)
     expected = np.isnan(holed).repeat(4, axis=1).repeat(4, axis=2)
     assert np.array_equal(np.isnan(result), expected)
@@ -129,7 +140,7 @@ def test_bad_and_empty_bands_come_out_as_gaps() -> None:
     values = smooth(20, 32, 32)
     values[7] = np.nan
     scene = make_scene(values, bad=(2,))
-    calibration = calibrate(scene, net, make_card(net))
+    calibration = calibrate(scene, compiled(net), make_card(net))
     assert calibration.bands.kind == "windows"
     assert 2 not in calibration.bands.used and 7 not in calibration.bands.used
     assert "1 band(s) hold no value" in calibration.bands.note
@@ -143,11 +154,11 @@ def test_a_bad_band_does_not_poison_a_direct_match() -> None:
     net = make_net()
     values = smooth(9, 32, 32)
     scene = make_scene(values)
-    calibration = calibrate(scene, net, make_card(net))
+    calibration = calibrate(scene, compiled(net), make_card(net))
     wild = values.copy()
     wild[4] = 1e6
     marked = make_scene(wild, bad=(4,))
-    again = calibrate(marked, net, make_card(net))
+    again = calibrate(marked, compiled(net), make_card(net))
     seen = network_input(wild, again)
     assert np.allclose(seen[4], (seen[3] + seen[5]) / 2)
     assert np.isfinite(tiled(marked, again, net, 16)[3]).all()
@@ -157,7 +168,7 @@ def test_a_bad_band_does_not_poison_a_direct_match() -> None:
 def test_calibration_does_not_depend_on_reading_order_and_round_trips() -> None:
     net = make_net()
     scene = make_scene(smooth(9, 40, 40))
-    first = calibrate(scene, net, make_card(net))
+    first = calibrate(scene, compiled(net), make_card(net))
     again = Calibration.from_bytes(first.to_bytes())
     assert again.digest() == first.digest() and again.bands == first.bands
     assert np.array_equal(again.background, first.background) and np.array_equal(
@@ -180,10 +191,10 @@ def test_valid_corner_of_an_empty_scene_is_found() -> None:
     net = make_net()
     values = np.full((9, 300, 300), np.nan, np.float32)
     values[:, 5:40, 260:295] = 0.3
-    calibration = calibrate(make_scene(values), net, make_card(net))
+    calibration = calibrate(make_scene(values), compiled(net), make_card(net))
     assert calibration.bands.used == tuple(range(9))
     with pytest.raises(SceneError, match="no-valid-pixels"):
-        calibrate(make_scene(np.full_like(values, np.nan)), net, make_card(net))
+        calibrate(make_scene(np.full_like(values, np.nan)), compiled(net), make_card(net))
 
 
 def test_encoding_rounds_clips_and_marks_gaps() -> None:

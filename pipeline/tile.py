@@ -21,6 +21,9 @@ from pipeline.nodata import FILL_DEPTH
 from pipeline.store import TileRecord
 
 
+_TURNED_ROWS = 8
+
+
 @dataclass(frozen=True)
 class ValueEncoding:
     """How physical values are stored: stored = (physical - add_offset) / scale_factor.
@@ -80,19 +83,27 @@ class ValueEncoding:
         dtype = np.dtype(self.dtype)
         if not np.issubdtype(dtype, np.integer):
             return physical.astype(dtype)
-        limits = np.iinfo(dtype)
-        stored = np.rint((physical.astype(np.float64) - self.add_offset) / self.scale_factor)
+        result = np.empty(physical.shape, dtype)
+        for plane, encoded in zip(physical, result, strict=True):  # one band fits the cache
+            self._encode_plane(plane, encoded)
+        return result
+
+    def _encode_plane(self, physical: NDArray[np.float32], encoded: NDArray[Any]) -> None:
+        limits = np.iinfo(encoded.dtype)
+        stored = np.subtract(physical, self.add_offset, dtype=np.float64)
+        stored /= self.scale_factor
+        np.rint(stored, out=stored)
         missing = np.isnan(stored)
-        stored = np.clip(np.where(missing, 0, stored), float(limits.min), float(limits.max))
-        result = stored.astype(dtype)
+        stored[missing] = 0
+        np.clip(stored, limits.min, limits.max, out=stored)
+        encoded[...] = stored
         if self.fill is None:
             if missing.any():
                 raise ValueError("nodata in the output, but no fill value is declared")
-            return result
+            return
         beside = self.fill + 1 if self.fill < limits.max else self.fill - 1
-        result[(result == self.fill) & ~missing] = beside
-        result[missing] = self.fill
-        return result
+        encoded[encoded == self.fill] = beside
+        encoded[missing] = self.fill
 
 
 @dataclass(frozen=True)
@@ -151,15 +162,28 @@ def super_resolve(
     for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
         x = inputs[list(window.bands)][None]
         y = _run(engine, x, core)[0, window.start : window.stop]
-        kept = torch.tensor(window.kept, device=device)
-        y = y * torch.from_numpy(weight).to(device)[kept, None, None]
-        total.index_add_(0, kept, y)
+        _add_weighted(total, y, window.kept, torch.from_numpy(weight).to(device))
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
         result[band][gaps[band].repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
     return result
+
+
+def _add_weighted(
+    total: torch.Tensor, y: torch.Tensor, bands: Sequence[int], weight: torch.Tensor
+) -> None:
+    """total[band] += weight[band] * y, band by band of y, which is channels-last in memory."""
+    runs = np.split(np.arange(len(bands)), np.flatnonzero(np.diff(bands) != 1) + 1)
+    for run in runs:
+        first, last = int(run[0]), int(run[-1]) + 1
+        there = slice(bands[first], bands[first] + last - first)
+        factor = weight[there, None, None]
+        # A few rows of all bands at a time stay in the cache while their layout is turned.
+        for row in range(0, total.shape[1], _TURNED_ROWS):
+            rows = slice(row, row + _TURNED_ROWS)
+            total[there, rows].addcmul_(y[first:last, rows], factor)
 
 
 def _run(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:

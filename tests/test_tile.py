@@ -201,24 +201,24 @@ def test_encoding_rounds_clips_and_marks_gaps() -> None:
     source = {"dtype": "int16", "scale_factor": 1e-4, "_FillValue": -32768}
     encoding = ValueEncoding.of_scene(source, float32=False, needs_fill=False)
     values = np.array([0.12344, 0.12346, np.nan, 9.0, -9.0], np.float32)
-    assert encoding.encode(values).tolist() == [1234, 1235, -32768, 32767, -32767]
+    assert encoding.encode(values[None])[0].tolist() == [1234, 1235, -32768, 32767, -32767]
 
 
 def test_encoding_keeps_zero_apart_from_a_zero_fill() -> None:
     encoding = ValueEncoding.of_scene(
         {"dtype": "uint16", "_FillValue": 0}, float32=False, needs_fill=False
     )
-    assert encoding.encode(np.array([0.2, -3.0, np.nan, 7.4], np.float32)).tolist() == [1, 1, 0, 7]
+    assert encoding.encode(np.array([[0.2, -3.0, np.nan, 7.4]], np.float32)).tolist() == [[1, 1, 0, 7]]
 
 
 def test_encoding_declares_a_fill_only_where_needed() -> None:
     source = {"dtype": "uint16"}
     plain = ValueEncoding.of_scene(source, float32=False, needs_fill=False)
-    assert plain.fill is None and plain.encode(np.array([65535.0])).tolist() == [65535]
+    assert plain.fill is None and plain.encode(np.array([[65535.0]])).tolist() == [[65535]]
     with pytest.raises(ValueError, match="no fill value"):
-        plain.encode(np.array([np.nan], np.float32))
+        plain.encode(np.array([[np.nan]], np.float32))
     needed = ValueEncoding.of_scene(source, float32=False, needs_fill=True)
-    assert needed.fill == 65535 and needed.encode(np.array([65535.0])).tolist() == [65534]
+    assert needed.fill == 65535 and needed.encode(np.array([[65535.0]])).tolist() == [[65534]]
 
 
 def test_float_sources_stay_physical_float32() -> None:

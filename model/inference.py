@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AttentionStatistics, ChannelAttention, check_samples
-from model.convolution import Convolution, Padding
+from model.convolution import Convolution, Padding, SplitConvolution, halves
 from model.extent import Axis, Extent
 from model.fusion import Chain, Stage
 from model.memory import branch_bytes, tile_bytes
@@ -59,22 +59,27 @@ class _Block:
         """What the attention pools if the last convolution runs on x: its output's means."""
         pooled = x.mean(dim=(0, 2, 3), dtype=torch.float32)
         output = self._spectral_out
-        assert output.bias is not None
-        return output.weight.flatten(1) @ pooled + output.bias
+        return output.weight.flatten(1) @ pooled + _bias(output)
 
 
 def _convolution(layer: nn.Module, factor: Tensor | float, dtype: torch.dtype) -> Convolution:
     layer = cast(nn.Conv2d, layer)
-    assert layer.bias is not None
-    bias = layer.bias * (factor.flatten() if isinstance(factor, Tensor) else factor)
+    bias = _bias(layer) * (factor.flatten() if isinstance(factor, Tensor) else factor)
     return Convolution(layer.weight * factor, bias, dtype)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 class _Body:
     """Head and blocks of a branch or of the trunk."""
 
-    def __init__(self, branch: Branch, dtype: torch.dtype) -> None:
-        self.head = _convolution(branch.head, 1.0, dtype)
+    def __init__(
+        self, branch: Branch, dtype: torch.dtype, head: Convolution | SplitConvolution
+    ) -> None:
+        self.head = head
         self.blocks = [
             _Block(cast(SpatialSpectralBlock, block), dtype) for block in branch.body.net
         ]
@@ -140,10 +145,11 @@ class _Skip:
             return self._detail(bicubic, *reaches)
         inside = tuple(slice(r.low - r.origin, r.high - r.origin) for r in reaches)
         y = self._mix(bicubic).permute(0, 2, 3, 1)[:, *inside]
-        upper = bicubic.to(self._dtype)
         if self._halves == 2:
-            upper = torch.cat([upper, (bicubic - upper).to(self._dtype)], dim=1)
-        self._detail.add_to(y, upper, *reaches)
+            detail = torch.cat(halves(bicubic, self._dtype), dim=1)
+        else:
+            detail = bicubic.to(self._dtype)
+        self._detail.add_to(y, detail, *reaches)
         return y
 
 
@@ -156,12 +162,15 @@ class _Network:
         config = self.config
         groups = range(1 if config.shared_branch else len(config.group_starts))
         branches = [net.branch_of(group) for group in groups]
-        self._bodies = [_Body(branch, dtype) for branch in branches]
+        self._bodies = [
+            _Body(branch, dtype, SplitConvolution(branch.head.weight, _bias(branch.head), dtype))
+            for branch in branches
+        ]
         self._tails = [
             self._tail([*_stages(branch), Stage.of(cast(nn.Conv2d, branch.tail))])
             for branch in branches
         ]
-        self.trunk = _Body(net.trunk, dtype)
+        self.trunk = _Body(net.trunk, dtype, _convolution(net.trunk.head, 1.0, dtype))
         # The final convolution serves trunk and skip; its bias counts once.
         self.trunk_tail = self._tail([*_stages(net.trunk), Stage.of(net.final, biased=False)])
         self.skip = _Skip(net, self.device, dtype)
@@ -348,7 +357,6 @@ class Engine:
     ) -> Tensor:
         """Branches, merged groups and the trunk's body, at the resolution between them."""
         network, config = self._network, self.config
-        lines = x.to(network.dtype).contiguous(memory_format=torch.channels_last)
         high, wide = (axis.between[1] - axis.between[0] for axis in (rows, columns))
         merged = x.new_zeros(len(x), high, wide, config.bands)
         padding = (rows.padding, columns.padding)
@@ -357,8 +365,7 @@ class Engine:
                 slice(start, start + config.group_size)
                 for start in (config.group_starts[group] for group in groups)
             ]
-            parts = torch.cat([lines[:, part] for part in bands])
-            parts = parts.contiguous(memory_format=torch.channels_last)
+            parts = torch.cat([x[:, part] for part in bands])
             features = network.body(groups[0])(parts, padding, [gate_of(group) for group in groups])
             reaches = rows.branch_tail(), columns.branch_tail()
             for part, share in zip(bands, torch.split(features, len(x)), strict=True):

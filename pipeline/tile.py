@@ -161,7 +161,7 @@ def super_resolve(
     total = torch.zeros(len(values), rows, columns, device=device)
     for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
         x = inputs[list(window.bands)][None]
-        y = _run(engine, x, core)[0, window.start : window.stop]
+        y = run_engine(engine, x, core)[0, window.start : window.stop]
         _add_weighted(total, y, window.kept, torch.from_numpy(weight).to(device))
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
@@ -186,7 +186,7 @@ def _add_weighted(
             total[there, rows].addcmul_(y[first:last, rows], factor)
 
 
-def _run(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:
+def run_engine(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:
     """The core of a window; with attention per tile the window counts as a scene of its own."""
     height, width = x.shape[2:]
     if engine.statistics is None:

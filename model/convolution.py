@@ -26,9 +26,10 @@ class Convolution:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        self._weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        # A copy: the network's own weights may change later.
+        self._weight = weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
         self._fused = weight.device.type == "cpu" and _onednn_takes(dtype)
-        self._bias = bias.detach().float().contiguous()
+        self._bias = bias.detach().to(torch.float32, copy=True)
         self._rounded_bias = self._bias.to(dtype)
         self._laid_out = False
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
@@ -42,7 +43,7 @@ class _Block:
 
     def __init__(self, block: SpatialSpectralBlock, dtype: torch.dtype) -> None:
         spatial_in, _, spatial_out = block.spa.body
-        spectral_in, _, spectral_out, attention = block.spc.body
+        spectral_in, _, spectral_out, attention = deepcopy(block.spc.body)
         self.spatial_in = _convolution(spatial_in, 1.0, dtype)
         self.spatial_out = _convolution(spatial_out, block.spa.residual_scale, dtype)
         self.spectral_in = _convolution(spectral_in, 1.0, dtype)
@@ -332,6 +333,7 @@ class Engine:
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
+                cause = str(error).splitlines()[0]
             # Outside of the handler, so that the failed attempt's tensors are gone.
             if self._most_groups > 1:
                 self._most_groups //= 2
@@ -341,7 +343,7 @@ class Engine:
                 needed = self.memory(*(axis.core[1] - axis.core[0] for axis in (rows, columns)))
                 raise MemoryError(
                     f"the network needs about {needed / 2**30:.1f} GiB for this tile; give it "
-                    "smaller tiles"
+                    f"smaller tiles or more memory ({cause})"
                 )
             return self._in_halves(x, rows, columns, split_rows=longer is rows)
 
@@ -439,7 +441,9 @@ def _chunk_budget(device: torch.device) -> int:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Of a GPU, of torch's allocator on a CPU, or of oneDNN, whose words are vague."""
+    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from pipeline.grid import Tile, TileGrid, Window
 from pipeline.nodata import FILL_DEPTH
 from pipeline.store import TileRecord
 
-
 _TURNED_ROWS = 8
 
 
@@ -90,20 +89,28 @@ class ValueEncoding:
 
     def _encode_plane(self, physical: NDArray[np.float32], encoded: NDArray[Any]) -> None:
         limits = np.iinfo(encoded.dtype)
-        stored = np.subtract(physical, self.add_offset, dtype=np.float64)
-        stored /= self.scale_factor
+        # float32 holds every count of a 16-bit type as exactly as it holds the physical value.
+        precise = np.dtype(np.float32 if encoded.itemsize <= 2 else np.float64)
+        stored = np.subtract(physical, precise.type(self.add_offset), dtype=precise)
+        np.divide(stored, precise.type(self.scale_factor), out=stored)
         np.rint(stored, out=stored)
-        missing = np.isnan(stored)
-        stored[missing] = 0
-        np.clip(stored, limits.min, limits.max, out=stored)
+        lowest, highest = stored.min(), stored.max()  # NaN if there is one
+        missing = None
+        if np.isnan(lowest):
+            missing = np.isnan(stored)
+            stored[missing] = 0
+        if not (lowest >= limits.min and highest <= limits.max):
+            np.clip(stored, limits.min, limits.max, out=stored)
         encoded[...] = stored
         if self.fill is None:
-            if missing.any():
+            if missing is not None:
                 raise ValueError("nodata in the output, but no fill value is declared")
             return
-        beside = self.fill + 1 if self.fill < limits.max else self.fill - 1
-        encoded[encoded == self.fill] = beside
-        encoded[missing] = self.fill
+        if not (lowest > self.fill or highest < self.fill):
+            beside = self.fill + 1 if self.fill < limits.max else self.fill - 1
+            encoded[encoded == self.fill] = beside
+        if missing is not None:
+            encoded[missing] = self.fill
 
 
 @dataclass(frozen=True)

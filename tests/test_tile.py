@@ -208,7 +208,9 @@ def test_encoding_keeps_zero_apart_from_a_zero_fill() -> None:
     encoding = ValueEncoding.of_scene(
         {"dtype": "uint16", "_FillValue": 0}, float32=False, needs_fill=False
     )
-    assert encoding.encode(np.array([[0.2, -3.0, np.nan, 7.4]], np.float32)).tolist() == [[1, 1, 0, 7]]
+    assert encoding.encode(np.array([[0.2, -3.0, np.nan, 7.4]], np.float32)).tolist() == [
+        [1, 1, 0, 7]
+    ]
 
 
 def test_encoding_declares_a_fill_only_where_needed() -> None:

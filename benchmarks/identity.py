@@ -1,0 +1,165 @@
+"""The job with a network that does nothing, against writing the same values with Zarr alone.
+
+    python -m benchmarks.identity [--tiles 6] [--tile 64] [--bands 128] [--runs 3]
+
+The job reads, repeats every pixel, encodes and writes through one Ray actor; its clock runs from
+the first tile to the last. The other side writes the same int16 values, already in memory, with
+the same chunks, shards and codecs, shard by shard, to the same disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import xarray as xr
+import zarr
+
+from benchmarks.common import make_net, print_table, timed, write_checkpoint, write_scene
+from model import AttentionStatistics, SSPSRConfig
+from model.extent import Extent
+from pipeline import RunSettings
+from pipeline.actors import ActorPool, Dispatcher, Handlers, Share, TileActor, ray_session
+from pipeline.job import load_model
+from pipeline.plan import SceneJob, make_plan
+from pipeline.store import TileRecord
+from pipeline.worker import Prepared
+
+
+class Repeat:
+    """In the place of an engine: every LR pixel becomes scale x scale equal ones."""
+
+    halo = 0
+    precision = "fp32"
+
+    def __init__(self, config: SSPSRConfig, device: Any, statistics: Any) -> None:
+        self.config, self.device, self.statistics = config, device, statistics
+
+    def with_statistics(self, statistics: Any) -> Repeat:
+        return Repeat(self.config, self.device, statistics)
+
+    def measure(self, samples: Any) -> AttentionStatistics:
+        groups = len(self.config.group_starts)
+        zeros = samples.new_zeros(groups, self.config.blocks, self.config.features)
+        return AttentionStatistics(zeros, zeros[0].clone())
+
+    def tile(self, x: Any, rows: Extent, columns: Extent) -> Any:
+        scale = self.config.scale
+        core = x[:, :, rows.start : rows.stop, columns.start : columns.stop]
+        samples, bands, height, width = core.shape
+        repeated = core[:, :, :, None, :, None].expand(-1, -1, -1, scale, -1, scale)
+        return repeated.reshape(samples, bands, scale * height, scale * width)
+
+
+class RepeatActor(TileActor):
+    """A tile actor whose network is `Repeat`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        engine = self._worker._engine
+        self._worker._engine = Repeat(engine.config, engine.device, None)  # type: ignore[assignment]
+
+
+class Clock:
+    """Seconds from the first tile that could start to the last that ended."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = 0.0
+
+    def prepared(self, job: SceneJob, prepared: Prepared) -> None:
+        self.started = time.perf_counter()
+
+    def tile(self, job: SceneJob, record: TileRecord) -> None:
+        self.ended = time.perf_counter()
+
+    def failed(self, job: SceneJob, code: str, message: str) -> None:
+        raise RuntimeError(f"{code}: {message}")
+
+
+def through_the_job(settings: RunSettings) -> float:
+    model = load_model(settings)
+    [scene] = make_plan(settings, model).work
+    assert scene.job is not None
+    clock = Clock()
+    pool = ActorPool(model.data, Share("cpu", 1, 2.0, 0.0), actor=RepeatActor)
+    handlers = Handlers(clock.prepared, clock.tile, lambda work, reason: None, clock.failed)
+    dispatcher = Dispatcher(pool, handlers, max_attempts=1)
+    dispatcher.add(scene.job, None)
+    dispatcher.run()
+    pool.close()
+    store = scene.job.store()
+    store.publish({}, store.ledger())
+    return clock.ended - clock.started
+
+
+def with_zarr_alone(values: Any, like: zarr.Array[Any], path: Path) -> float:
+    array = zarr.create_array(
+        path,
+        shape=like.shape,
+        dtype=like.dtype,
+        chunks=like.chunks,
+        shards=like.shards,
+        compressors=like.compressors,
+        config={"write_empty_chunks": True},
+    )
+    _, height, width = like.shards or like.chunks
+
+    def write() -> None:
+        for top in range(0, like.shape[1], height):
+            for left in range(0, like.shape[2], width):
+                area = (slice(None), slice(top, top + height), slice(left, left + width))
+                array[area] = values[area]
+
+    return timed(write)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, default=6, help="tiles along a side of the scene")
+    parser.add_argument("--tile", type=int, default=64)
+    parser.add_argument("--bands", type=int, default=128)
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    size = given.tiles * given.tile
+    write_checkpoint(make_net(given.bands, features=16, blocks=1), folder / "net.safetensors")
+    write_scene(folder / "scenes" / "scene.zarr", given.bands, size, size)
+    job, alone = [], []
+    with ray_session(None):
+        ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for index in range(given.runs):
+            output = folder / f"out{index}"
+            options = {
+                "source": str(folder / "scenes"),
+                "output": str(output),
+                "model": str(folder / "net.safetensors"),
+                "tile": given.tile,
+            }
+            job.append(through_the_job(RunSettings.from_options(options)))
+            written = zarr.open_array(output / "scene.zarr" / "reflectance", mode="r")
+            values = xr.open_zarr(output / "scene.zarr", mask_and_scale=False)["reflectance"].values
+            alone.append(with_zarr_alone(values, written, folder / f"raw{index}"))
+            megabytes = values.nbytes / 1e6
+            shutil.rmtree(output)
+    shutil.rmtree(folder)
+    spent = {"job, identity network": statistics.median(job)}
+    spent["Zarr alone"] = statistics.median(alone)
+    print_table(
+        f"{given.tiles**2} shards of {given.bands} x {4 * given.tile} x {4 * given.tile} int16, "
+        f"median of {given.runs} runs",
+        ["", "s", "MB/s", "of Zarr alone"],
+        [
+            [name, seconds, megabytes / seconds, spent["Zarr alone"] / seconds]
+            for name, seconds in spent.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

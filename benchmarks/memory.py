@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.common import make_net, print_table, write_checkpoint, write_scene
 from pipeline import RunSettings
-from pipeline.actors import IN_FLIGHT
+from pipeline.footprint import IN_FLIGHT
 from pipeline.job import load_model
 from pipeline.plan import make_plan
 from pipeline.worker import Worker

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn, tensordot, unflatten
 
 Place = Literal["start", "middle", "end"]  # of a pixel along one axis of the scene
+Places = tuple[Place, Place]  # along rows and along columns
 
 
 class Stage(NamedTuple):
@@ -76,17 +77,17 @@ class Chain:
         assert stages[-1].factor == 1, "a chain ends with a plain convolution"
         self._stages = tuple(stages)
 
-    def kernels(self) -> dict[tuple[Place, Place], Kernel]:
+    def kernels(self) -> Iterator[tuple[Places, Kernel]]:
         """By place (row, column) in the scene: the map, and what a border adds to it.
 
         The map counts everywhere. What an edge adds (one place is `middle`) counts along all of
         its outermost coarse pixels, those in the corners too; what a corner adds is what is still
-        missing there once both edges were added. The map comes first.
+        missing there once both edges were added. The map comes first; each is large, so one at a
+        time.
         """
-        places: list[Place] = ["middle", "start", "end"]
-        return {
-            (row, column): self._compose(0, row, column) for row, column in product(places, places)
-        }
+        order: list[Place] = ["middle", "start", "end"]
+        for row, column in product(order, repeat=2):
+            yield (row, column), self._compose(0, row, column)
 
     def _compose(self, index: int, row: Place, column: Place) -> Kernel:
         """The stages from `index` on: the map itself, or what a border adds to it."""

@@ -9,7 +9,7 @@ inside a tile are not padded but consume its halo, while the scene's border is p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.attention import AttentionStatistics, ChannelAttention, check_samples
 from model.convolution import Convolution, Padding, SplitConvolution, halves
 from model.extent import Axis, Extent
-from model.fusion import Chain, Stage
+from model.fusion import Chain, Kernel, Places, Stage
 from model.memory import branch_bytes, tile_bytes
 from model.receptive_field import halo
 from model.sspsr import SSPSR, Branch, SpatialSpectralBlock
@@ -116,28 +116,32 @@ class _Skip:
     """
 
     def __init__(self, net: SSPSR, device: torch.device, dtype: torch.dtype) -> None:
-        kernels = Chain([Stage.of(net.skip_conv), Stage.of(net.final)]).kernels()
         self._mix: Convolution | None = None
-        self._halves = 1
+        self._halves, self._dtype = 1, dtype
+        kernels = Chain([Stage.of(net.skip_conv), Stage.of(net.final)]).kernels()
         if dtype != torch.float32:
-            whole = kernels["middle", "middle"]
-            mix = whole.weight.sum((-2, -1), keepdim=True)
-            detail = whole.weight.clone()
-            detail[..., 2:3, 2:3] -= mix
-            norm = detail.square().sum((3, 4, 5)).mean().sqrt()  # of the map to one band
-            self._halves = 2 if float(norm) > _COARSE else 1
-            # The constant's part also takes what rounding the weights would add to it.
-            mix -= detail.to(dtype).double().sum((-2, -1), keepdim=True)
-            mix = mix[0, 0].float().to(device)
-            self._mix = Convolution(mix, whole.bias.flatten().float().to(device), torch.float32)
-            kernels["middle", "middle"] = replace(
-                whole, weight=detail, bias=torch.zeros_like(whole.bias)
-            )
-        kernels = {
-            places: replace(kernel, weight=torch.cat([kernel.weight] * self._halves, dim=3))
-            for places, kernel in kernels.items()
-        }
-        self._detail, self._dtype = Upsampling(kernels, device, dtype), dtype
+            kernels = self._split(kernels, device)
+        self._detail = Upsampling(kernels, device, dtype)
+
+    def _split(
+        self, kernels: Iterable[tuple[Places, Kernel]], device: torch.device
+    ) -> Iterator[tuple[Places, Kernel]]:
+        """Take the constant's part out of the map; repeat the rest for every half of the image."""
+        for places, kernel in kernels:
+            weight, bias = kernel.weight, kernel.bias
+            if places == ("middle", "middle"):
+                mix = weight.sum((-2, -1), keepdim=True)
+                weight = weight.clone()
+                weight[..., 2:3, 2:3] -= mix
+                norm = weight.square().sum((3, 4, 5)).mean().sqrt()  # of the map to one band
+                self._halves = 2 if float(norm) > _COARSE else 1
+                # The constant's part also takes what rounding the rest would add to it.
+                mix -= weight.to(self._dtype).double().sum((-2, -1), keepdim=True)
+                mixing = mix[0, 0].float().to(device)
+                self._mix = Convolution(mixing, bias.flatten().float().to(device), torch.float32)
+                bias = torch.zeros_like(bias)
+            weight = torch.cat([weight] * self._halves, dim=3)
+            yield places, replace(kernel, weight=weight, bias=bias)
 
     def __call__(self, bicubic: Tensor, rows: Axis, columns: Axis) -> Tensor:
         """`[N, rows, columns, bands]` of the core, from the bicubic image around it."""
@@ -398,9 +402,7 @@ class Engine:
         if not self.config.shared_branch:
             yield from (range(group, group + 1) for group in range(groups))
             return
-        samples, _, height, width = x.shape
-        element = self._network.dtype.itemsize
-        each = samples * branch_bytes(self.config, height, width, element)
+        each = branch_bytes(self.config, x[:, 0].numel(), self._network.dtype.itemsize)
         count = max(1, min(self._most_groups, _chunk_budget(x.device) // each))
         yield from (range(start, min(start + count, groups)) for start in range(0, groups, count))
 

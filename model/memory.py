@@ -8,9 +8,14 @@ from model.receptive_field import halo
 _LIVE = 4  # feature maps alive inside a block: head, sum, its cropped copy, residual
 
 
-def branch_bytes(config: SSPSRConfig, rows: int, columns: int, element: int) -> int:
-    """Feature maps of one group over a window of LR pixels, `element` bytes each."""
-    return _LIVE * config.features * rows * columns * element
+def body_bytes(config: SSPSRConfig, pixels: int, element: int) -> int:
+    """Feature maps of the trunk's body over so many LR pixels, `element` bytes each."""
+    return (config.scale // 2) ** 2 * branch_bytes(config, pixels, element)
+
+
+def branch_bytes(config: SSPSRConfig, pixels: int, element: int) -> int:
+    """Feature maps of one group's body over so many LR pixels, `element` bytes each."""
+    return _LIVE * config.features * pixels * element
 
 
 def tile_bytes(config: SSPSRConfig, rows: int, columns: int, element: int, groups: int = 1) -> int:
@@ -33,10 +38,9 @@ def tile_bytes(config: SSPSRConfig, rows: int, columns: int, element: int, group
     window = (rows + margin) * (columns + margin)
     fine = (config.scale // 2) ** 2 * window
     high = config.scale**2 * (rows + 1) * (columns + 1)
-    features = config.features * fine * element
     steps = (
-        groups * branch_bytes(config, rows + margin, columns + margin, element),
-        _LIVE * features,
-        features + config.bands * high * (12 + 2 * element),
+        groups * branch_bytes(config, window, element),
+        body_bytes(config, window, element),
+        config.features * fine * element + config.bands * high * (12 + 2 * element),
     )
     return config.bands * (window + fine) * (4 + element) + max(steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.convolution import Convolution
-from model.fusion import Kernel, Place
+from model.fusion import Kernel, Place, Places
 
 
 @dataclass(frozen=True)
@@ -181,20 +181,13 @@ class Upsampling:
     """
 
     def __init__(
-        self,
-        kernels: Mapping[tuple[Place, Place], Kernel],
-        device: torch.device,
-        dtype: torch.dtype,
+        self, kernels: Iterable[tuple[Places, Kernel]], device: torch.device, dtype: torch.dtype
     ) -> None:
-        axes = {
-            places: (_axis(kernel, places[0], 0), _axis(kernel, places[1], 1))
-            for places, kernel in kernels.items()
-        }
-        self._pieces = [
-            _Piece(kernels[places], (rows, columns), device, dtype)
-            for places, (rows, columns) in axes.items()
-            if rows.phases and columns.phases
-        ]
+        self._pieces = []
+        for (row, column), kernel in kernels:
+            axes = _axis(kernel, row, 0), _axis(kernel, column, 1)
+            if axes[0].phases and axes[1].phases:
+                self._pieces.append(_Piece(kernel, axes, device, dtype))
 
     def __call__(self, x: Tensor, rows: Reach, columns: Reach) -> Tensor:
         """The fine pixels asked for, `[N, rows, columns, outputs]`, where nothing is shuffled."""

@@ -20,13 +20,13 @@ import ray
 from ray.exceptions import RayActorError
 
 from pipeline.errors import SceneError, UsageError
+from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
 from pipeline.settings import Precision
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
-IN_FLIGHT = 3  # tiles per actor: one is read, one computed, one written
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
 _TRANSIENT = frozenset({"unreadable", "output-failed"})

@@ -1,8 +1,9 @@
 """What is measured once per scene, on a sample, before its tiles: bands, range, attention.
 
 The sample depends on the scene alone, never on the tile size, so a scene cut into other tiles gives
-the same values. A scene that fits the budget is its own sample, and its frozen attention is then
-exactly that of the published network on the whole scene.
+the same values. Attention is measured on a part of it, which costs as much as a few tiles (how
+large it must be: docs/attention.md). A small scene is its own sample, and its frozen attention is
+then exactly that of the published network on the whole scene.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from math import isqrt
 
 import numpy as np
 import torch
@@ -31,6 +33,10 @@ from pipeline.spectral import BandPlan, match_bands
 WHOLE_SCENE = 256  # LR pixels; a scene up to this square is sampled whole
 PATCH = 64  # LR pixels along a sample's side
 PATCHES = 16  # together as many pixels as the largest scene that is sampled whole
+SAMPLE_PIXELS = WHOLE_SCENE**2
+ATTENTION_WHOLE = 64  # attention needs less: a scene up to this square is measured whole
+_ATTENTION_SIDES = 16, 32  # else patches of this size, which are a sixteenth of the scene or less
+ATTENTION_PIXELS = PATCHES * _ATTENTION_SIDES[1] ** 2
 _USEFUL = 0.1  # share of valid pixels below which a patch is left out
 
 Values = NDArray[np.float32]
@@ -95,25 +101,27 @@ class Calibration:
         )
 
 
-def sample_windows(height: int, width: int) -> list[Window]:
-    """Where to look: the whole of a small scene, else patches spread evenly over it."""
-    if height * width <= WHOLE_SCENE**2:
+def sample_windows(
+    height: int, width: int, whole: int = WHOLE_SCENE, patch: int = PATCH
+) -> list[Window]:
+    """Where to look: all of a scene up to `whole` squared, else patches spread evenly over it."""
+    if height * width <= whole**2:
         return [Window(0, height, 0, width)]
-    rows = min(round(PATCHES**0.5), -(-height // PATCH))
-    columns = min(-(-PATCHES // rows), -(-width // PATCH))
-    rows = min(-(-PATCHES // columns), -(-height // PATCH))  # a narrow scene gets more rows
+    rows = min(round(PATCHES**0.5), -(-height // patch))
+    columns = min(-(-PATCHES // rows), -(-width // patch))
+    rows = min(-(-PATCHES // columns), -(-height // patch))  # a narrow scene gets more rows
     return [
-        Window(top, top + min(PATCH, height), left, left + min(PATCH, width))
-        for top in _spread(height, rows)
-        for left in _spread(width, columns)
+        Window(top, top + min(patch, height), left, left + min(patch, width))
+        for top in _spread(height, rows, patch)
+        for left in _spread(width, columns, patch)
     ]
 
 
-def _spread(size: int, count: int) -> list[int]:
+def _spread(size: int, count: int, patch: int) -> list[int]:
     """Starts of `count` patches, each in the middle of its share of the axis."""
     share = size / count
-    last = max(0, size - PATCH)
-    return [min(last, max(0, round((index + 0.5) * share - PATCH / 2))) for index in range(count)]
+    last = max(0, size - patch)
+    return [min(last, max(0, round((index + 0.5) * share - patch / 2))) for index in range(count)]
 
 
 def _all_windows(height: int, width: int) -> Iterator[Window]:
@@ -199,7 +207,8 @@ def calibrate(
     )
     if pooling == "global":
         return calibration
-    return replace(calibration, statistics=_attention(patches, calibration, engine))
+    pixels = scene.sizes["y"] * scene.sizes["x"]
+    return replace(calibration, statistics=_attention(patches, pixels, calibration, engine))
 
 
 def _check_all(patches: list[Values], used: list[int]) -> None:
@@ -248,12 +257,37 @@ def _interpolate_unused(values: Values, used: list[int]) -> None:
 
 
 def _attention(
-    patches: list[Values], calibration: Calibration, engine: Engine
+    patches: list[Values], pixels: int, calibration: Calibration, engine: Engine
 ) -> tuple[AttentionStatistics, ...]:
-    """Frozen attention of every band window."""
-    largest = max(patches, key=np.size).shape
-    inputs = [network_input(patch, calibration) for patch in patches if patch.shape == largest]
-    stacked = torch.from_numpy(np.stack(inputs)).to(engine.device)
+    """Frozen attention of every band window, for a scene of so many LR pixels."""
+    used = list(calibration.bands.used)
+    smallest, largest = _ATTENTION_SIDES
+    side = min(largest, max(smallest, isqrt(pixels // PATCHES**2)))
+    parts, shares = [], []
+    for patch in patches:
+        seen = network_input(patch, calibration)
+        for window in _attention_windows(patch, side, alone=len(patches) == 1):
+            parts.append(seen[:, *window.slices])
+            valid = np.isfinite(patch[used][:, *window.slices]).any(axis=0)
+            shares.append(float(valid.mean()))
+    least = min(_USEFUL, max(shares))
+    shape = max((part.shape for part in parts), key=np.prod)
+    chosen = [
+        part
+        for part, share in zip(parts, shares, strict=True)
+        if share >= least and part.shape == shape
+    ]
+    stacked = torch.from_numpy(np.stack(chosen or parts[:1])).to(engine.device)
     return tuple(
         engine.measure(stacked[:, list(window.bands)]) for window in calibration.bands.windows
     )
+
+
+def _attention_windows(patch: Values, side: int, *, alone: bool) -> list[Window]:
+    """Of a whole scene, places spread over it; of one patch among others, its middle."""
+    height, width = patch.shape[1:]
+    if alone:
+        return sample_windows(height, width, ATTENTION_WHOLE, side)
+    rows, columns = min(height, side), min(width, side)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return [Window(top, top + rows, left, left + columns)]

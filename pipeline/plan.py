@@ -17,8 +17,8 @@ from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
 from pipeline.catalog import Catalogue, SceneRef, list_scenes
 from pipeline.errors import SceneError
+from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
-from pipeline.nodata import FILL_DEPTH
 from pipeline.readers import open_scene
 from pipeline.settings import Attention, Bands, Layout, Normalise, Precision, RunSettings
 from pipeline.spectral import match_bands
@@ -140,7 +140,7 @@ class Plan:
 
     scenes: tuple[ScenePlan, ...]
     ignored: tuple[str, ...]
-    worker_bytes: int  # estimated peak memory of one worker for one tile
+    worker_bytes: int  # upper bound of one worker's memory
 
     @property
     def work(self) -> list[ScenePlan]:
@@ -253,13 +253,10 @@ def _open_job(
 
 
 def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
-    """Peak of one worker: values and results of a tile, and the trunk's HR feature maps twice."""
     jobs = [scene.job for scene in scenes if scene.job is not None]
     if not jobs:
         return 0
-    architecture = model.card.architecture
-    side = jobs[0].options.tile + 2 * (model.halo + FILL_DEPTH)
-    high = (side * architecture.scale) ** 2
-    features = 2 * high * architecture.features * 4
-    values = max(job.bands for job in jobs) * (2 * side**2 + 3 * high) * 4
-    return features + values
+    bands = max(job.bands for job in jobs)
+    config = model.card.architecture.config()
+    parameters = len(model.data) // 4
+    return worker_bytes(config, parameters, jobs[0].options.tile, bands, model.halo)

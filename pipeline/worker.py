@@ -55,9 +55,9 @@ class Worker:
     """
 
     def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
-        _tune_process(threads)
         net, self._card = unpack(model, "the job's model")
         self._engine = inference.compile(net.to(device), precision=precision)
+        _tune_process(threads)
         # One thread computes, always the same: each new one would start its own OpenMP team.
         self._compute = ThreadPoolExecutor(
             1, initializer=torch.set_num_threads, initargs=(threads,)

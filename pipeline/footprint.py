@@ -1,0 +1,35 @@
+"""What a worker will take of memory, foretold before any work."""
+
+from __future__ import annotations
+
+from model import SSPSRConfig
+from model.memory import body_bytes, tile_bytes
+from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
+from pipeline.nodata import FILL_DEPTH
+
+IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
+_PROCESS = 550 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
+_ELEMENT = 4  # bytes of an activation: float32, which bounds bfloat16
+_COPIES = 3  # of the weights: as read, fused, laid out for the device
+
+
+def worker_bytes(config: SSPSRConfig, parameters: int, tile: int, bands: int, halo: int) -> int:
+    """Upper bound of one worker's resident memory.
+
+    The process itself and the weights, and the larger of two: the calibration of a scene, or the
+    tiles in flight, each with its LR values (twice: as read, as filled) and, up to the written
+    shard, its HR values (float32, encoded, compressed), beside the network's own need.
+
+    Args:
+        config: of the network.
+        parameters: how many it has.
+        tile: LR pixels along a tile's side.
+        bands: of the scene with the most.
+        halo: of the network.
+    """
+    low = (tile + 2 * (halo + FILL_DEPTH)) ** 2
+    high = (config.scale * tile) ** 2
+    flight = IN_FLIGHT * bands * (2 * low + 3 * high) * 4
+    network = tile_bytes(config, tile, tile, _ELEMENT)
+    sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
+    return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + network)

@@ -1,6 +1,6 @@
 """Peak memory of a worker on scenes that are 1, 4 and 16 times as large.
 
-    python -m benchmarks.memory [--size 256] [--tile 64] [--bands 64] [--features 64]
+    python -m benchmarks.memory [--size 512] [--tile 64] [--bands 64] [--features 64]
 
 Every scene is prepared and processed, tile by tile and three at a time as in the actor, by a worker
 in a process of its own; the figure is that process's peak resident set. Beside it stands what the
@@ -44,7 +44,7 @@ def peak_of_worker(options: dict[str, object]) -> tuple[float, float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=256, help="LR pixels a side of the smallest")
+    parser.add_argument("--size", type=int, default=512, help="LR pixels a side of the smallest")
     parser.add_argument("--tile", type=int, default=64)
     parser.add_argument("--bands", type=int, default=64)
     parser.add_argument("--features", type=int, default=64)

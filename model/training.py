@@ -187,6 +187,6 @@ def evaluate(net: SSPSR, cube: Cube) -> tuple[dict[str, float], dict[str, float]
     rows, columns = (size // scale * scale for size in cube.shape[1:])
     reference = torch.from_numpy(np.ascontiguousarray(cube[:, :rows, :columns]))
     low = downsample(reference[None].double(), scale).float()
-    estimate = compile(net)(low)[0].numpy()
+    estimate = compile(net, precision="fp32")(low)[0].numpy()
     bicubic = upsample(low, scale)[0].numpy()
     return assess(reference, estimate, scale), assess(reference, bicubic, scale)

@@ -9,23 +9,21 @@ inside a tile are not padded but consume its halo, while the scene's border is p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import replace
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.attention import AttentionStatistics, ChannelAttention, check_samples
-from model.convolution import Convolution, Padding, SplitConvolution, halves
+from model.attention import AttentionStatistics, check_samples
+from model.convolution import Convolution
 from model.extent import Axis, Extent
-from model.fusion import Chain, Kernel, Places, Stage
+from model.fused import FusedNetwork, Gate
 from model.memory import branch_bytes, tile_bytes
 from model.receptive_field import halo
-from model.sspsr import SSPSR, Branch, SpatialSpectralBlock
-from model.upsampling import Upsampling
+from model.sspsr import SSPSR
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -33,169 +31,6 @@ _CPU_CHUNK = 16 << 20  # bytes of activations of one chunk of groups: about what
 _STRIP = 4 << 20  # bytes of output at once on a CPU, for the same reason
 _GPU_SHARE = 0.5  # of the free memory of a GPU that one chunk of groups may take
 _TRUNK = -1  # in place of a group
-_COARSE = 0.5  # norm of the skip path's detail from which bfloat16 inputs need a second half
-
-Gate = Callable[[int, Tensor], Convolution]  # block, its input -> the convolution with attention
-
-
-class _Block:
-    """One spatial-spectral block with the residual scale in its weights."""
-
-    def __init__(self, block: SpatialSpectralBlock, dtype: torch.dtype) -> None:
-        spatial_in, _, spatial_out = block.spa.body
-        spectral_in, _, spectral_out, attention = deepcopy(block.spc.body)
-        self.spatial_in = _convolution(spatial_in, 1.0, dtype)
-        self.spatial_out = _convolution(spatial_out, block.spa.residual_scale, dtype)
-        self.spectral_in = _convolution(spectral_in, 1.0, dtype)
-        self._spectral_out = cast(nn.Conv2d, spectral_out)
-        self._attention = cast(ChannelAttention, attention)
-        self._scale, self._dtype = block.spc.residual_scale, dtype
-
-    def gated(self, means: Tensor) -> Convolution:
-        """The last 1x1 convolution with the attention that these means `[features]` give it."""
-        gate = self._scale * self._attention.conv_du(means.view(1, -1, 1, 1)).flatten()
-        return _convolution(self._spectral_out, gate.view(-1, 1, 1, 1), self._dtype)
-
-    def means(self, x: Tensor) -> Tensor:
-        """What the attention pools if the last convolution runs on x: its output's means."""
-        pooled = x.mean(dim=(0, 2, 3), dtype=torch.float32)
-        output = self._spectral_out
-        return output.weight.flatten(1) @ pooled + _bias(output)
-
-
-def _convolution(layer: nn.Module, factor: Tensor | float, dtype: torch.dtype) -> Convolution:
-    layer = cast(nn.Conv2d, layer)
-    bias = _bias(layer) * (factor.flatten() if isinstance(factor, Tensor) else factor)
-    return Convolution(layer.weight * factor, bias, dtype)
-
-
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
-
-
-class _Body:
-    """Head and blocks of a branch or of the trunk."""
-
-    def __init__(
-        self, branch: Branch, dtype: torch.dtype, head: Convolution | SplitConvolution
-    ) -> None:
-        self.head = head
-        self.blocks = [
-            _Block(cast(SpatialSpectralBlock, block), dtype) for block in branch.body.net
-        ]
-
-    def __call__(self, x: Tensor, padding: Padding, gates: Sequence[Gate]) -> Tensor:
-        """Features of x, channels-last; every gate serves an equal share of the batch, in order."""
-        start = y = self.head(x, padding)
-        for index, block in enumerate(self.blocks):
-            residual = block.spatial_in(y, padding, relu=True)
-            if index == 0 or 0 in padding:  # the head's output is needed once more
-                y = _crop(y, padding, 2).clone(memory_format=torch.channels_last)
-            block.spatial_out.add_to(y, residual, padding)
-            residual = block.spectral_in(y, relu=True)
-            shares = (tensor.chunk(len(gates)) for tensor in (y, residual))
-            for gate, total, part in zip(gates, *shares, strict=True):
-                gate(index, part).add_to(total, part)
-        return y.add_(_crop(start, padding, 2 * len(self.blocks)))
-
-
-def _crop(x: Tensor, padding: Padding, pixels: int) -> Tensor:
-    """What convolutions that consume so many pixels leave of x, along the axes not padded."""
-    rows, columns = (slice(None) if pad else slice(pixels, -pixels) for pad in padding)
-    return x[:, :, rows, columns]
-
-
-class _Skip:
-    """The skip of the bicubic image: skip_conv and final as one 5x5 convolution.
-
-    In bfloat16 the image itself would be rounded to 8 bits. So the convolution is split: what it
-    does to a constant runs in float32, one 1x1 convolution; the rest, which vanishes on a
-    constant, runs in bfloat16, on the image's upper 8 bits and, where its weights are large, on
-    the next 8.
-    """
-
-    def __init__(self, net: SSPSR, device: torch.device, dtype: torch.dtype) -> None:
-        self._mix: Convolution | None = None
-        self._halves, self._dtype = 1, dtype
-        kernels = Chain([Stage.of(net.skip_conv), Stage.of(net.final)]).kernels()
-        if dtype != torch.float32:
-            kernels = self._split(kernels, device)
-        self._detail = Upsampling(kernels, device, dtype)
-
-    def _split(
-        self, kernels: Iterable[tuple[Places, Kernel]], device: torch.device
-    ) -> Iterator[tuple[Places, Kernel]]:
-        """Take the constant's part out of the map; repeat the rest for every half of the image."""
-        for places, kernel in kernels:
-            weight, bias = kernel.weight, kernel.bias
-            if places == ("middle", "middle"):
-                mix = weight.sum((-2, -1), keepdim=True)
-                weight = weight.clone()
-                weight[..., 2:3, 2:3] -= mix
-                norm = weight.square().sum((3, 4, 5)).mean().sqrt()  # of the map to one band
-                self._halves = 2 if float(norm) > _COARSE else 1
-                # The constant's part also takes what rounding the rest would add to it.
-                mix -= weight.to(self._dtype).double().sum((-2, -1), keepdim=True)
-                mixing = mix[0, 0].float().to(device)
-                self._mix = Convolution(mixing, bias.flatten().float().to(device), torch.float32)
-                bias = torch.zeros_like(bias)
-            weight = torch.cat([weight] * self._halves, dim=3)
-            yield places, replace(kernel, weight=weight, bias=bias)
-
-    def __call__(self, bicubic: Tensor, rows: Axis, columns: Axis) -> Tensor:
-        """`[N, rows, columns, bands]` of the core, from the bicubic image around it."""
-        reaches = rows.skip_tail(), columns.skip_tail()
-        if self._mix is None:
-            return self._detail(bicubic, *reaches)
-        inside = tuple(slice(r.low - r.origin, r.high - r.origin) for r in reaches)
-        y = self._mix(bicubic).permute(0, 2, 3, 1)[:, *inside]
-        if self._halves == 2:
-            detail = torch.cat(halves(bicubic, self._dtype), dim=1)
-        else:
-            detail = bicubic.to(self._dtype)
-        self._detail.add_to(y, detail, *reaches)
-        return y
-
-
-class _Network:
-    """The weights of a network, fused and laid out for one device and precision."""
-
-    def __init__(self, net: SSPSR, dtype: torch.dtype) -> None:
-        self.config, self.dtype = net.config, dtype
-        self.device = next(net.parameters()).device
-        config = self.config
-        groups = range(1 if config.shared_branch else len(config.group_starts))
-        branches = [net.branch_of(group) for group in groups]
-        self._bodies = [
-            _Body(branch, dtype, SplitConvolution(branch.head.weight, _bias(branch.head), dtype))
-            for branch in branches
-        ]
-        self._tails = [
-            self._tail([*_stages(branch), Stage.of(cast(nn.Conv2d, branch.tail))])
-            for branch in branches
-        ]
-        self.trunk = _Body(net.trunk, dtype, _convolution(net.trunk.head, 1.0, dtype))
-        # The final convolution serves trunk and skip; its bias counts once.
-        self.trunk_tail = self._tail([*_stages(net.trunk), Stage.of(net.final, biased=False)])
-        self.skip = _Skip(net, self.device, dtype)
-        count = torch.zeros(config.bands)
-        for start in config.group_starts:
-            count[start : start + config.group_size] += 1
-        self.share = (1 / count).to(self.device)
-
-    def _tail(self, stages: list[Stage]) -> Upsampling:
-        return Upsampling(Chain(stages).kernels(), self.device, self.dtype)
-
-    def body(self, group: int) -> _Body:
-        return self._bodies[group if len(self._bodies) > 1 else 0]
-
-    def tail(self, group: int) -> Upsampling:
-        return self._tails[group if len(self._tails) > 1 else 0]
-
-
-def _stages(branch: Branch) -> list[Stage]:
-    return [Stage.of(layer, 2) for layer in branch.upsample if isinstance(layer, nn.Conv2d)]
 
 
 class Engine:
@@ -212,7 +47,7 @@ class Engine:
         statistics: frozen attention; None pools over each input, as published.
     """
 
-    def __init__(self, network: _Network, statistics: AttentionStatistics | None) -> None:
+    def __init__(self, network: FusedNetwork, statistics: AttentionStatistics | None) -> None:
         self._network = network
         self.config, self.device = network.config, network.device
         self.halo = halo(network.config)
@@ -339,8 +174,9 @@ class Engine:
                     raise
                 cause = str(error).splitlines()[0]
             # Outside of the handler, so that the failed attempt's tensors are gone.
-            if self._most_groups > 1:
-                self._most_groups //= 2
+            at_once = self._groups_at_once(x)
+            if at_once > 1:
+                self._most_groups = at_once // 2
                 continue
             longer = max((rows, columns), key=lambda axis: axis.core[1] - axis.core[0])
             if self._gates is None or longer.core[1] - longer.core[0] == 1:
@@ -398,13 +234,14 @@ class Engine:
 
     def _chunks(self, x: Tensor) -> Iterator[range]:
         """Groups that run at once."""
-        groups = len(self.config.group_starts)
+        groups, count = len(self.config.group_starts), self._groups_at_once(x)
+        return (range(start, min(start + count, groups)) for start in range(0, groups, count))
+
+    def _groups_at_once(self, x: Tensor) -> int:
         if not self.config.shared_branch:
-            yield from (range(group, group + 1) for group in range(groups))
-            return
+            return 1
         each = branch_bytes(self.config, x[:, 0].numel(), self._network.dtype.itemsize)
-        count = max(1, min(self._most_groups, _chunk_budget(x.device) // each))
-        yield from (range(start, min(start + count, groups)) for start in range(0, groups, count))
+        return max(1, min(self._most_groups, _chunk_budget(x.device) // each))
 
     def _gate(self, group: int) -> Gate:
         if self._gates is not None:
@@ -488,4 +325,4 @@ def compile(
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be auto, fp32 or bf16, not {precision!r}")
     dtype = _resolve(precision, next(net.parameters()).device)
-    return Engine(_Network(net.eval(), dtype), statistics)
+    return Engine(FusedNetwork(net.eval(), dtype), statistics)

@@ -1,6 +1,6 @@
 """How should the channel attention be pooled at inference, and on how large a sample?
 
-    python -m benchmarks.attention_modes DATA [--sharpen FACTOR] [--quick]
+    python -m benchmarks.attention_modes DATA [--quick]
 
 DATA holds the shared scenes: cave/{train,test}/*.npz and the folders named in `REMOTE`. Compared
 are the published pooling over the whole image (`whole`) and over each tile with its halo (`tile`),
@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 from benchmarks.band_windows import truth
 from benchmarks.train_starter import load
 from model import SSPSR, Card, inference, load_checkpoint
-from model.attention import AttentionStatistics, ChannelAttention, layers
+from model.attention import AttentionStatistics, ChannelAttention
 from model.degradation import downsample, upsample
 from model.inference import Engine
 from model.metrics import psnr, spectral_angle
@@ -154,23 +154,6 @@ class LocalEngine:
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = self._net(x, upsample(x, self.config.scale))
         return y
-
-
-@torch.no_grad()
-def sharpened(net: SSPSR, usual: AttentionStatistics, factor: float) -> SSPSR:
-    """A copy whose gates answer `factor` times as strongly to means other than the usual ones.
-
-    With the usual means the gates are those of `net`, so the image stays meaningful.
-    """
-    copy = deepcopy(net)
-    chosen = [*layers(copy.branch_of(0)), *layers(copy.trunk)]  # one branch serves all groups
-    for layer, mean in zip(chosen, [*usual.branches.mean(dim=0), *usual.trunk], strict=True):
-        last = cast(nn.Conv2d, layer.conv_du[2])
-        before: Tensor = layer.conv_du[:3](mean.view(1, -1, 1, 1))
-        last.weight *= factor
-        assert last.bias is not None
-        last.bias += (before - layer.conv_du[:3](mean.view(1, -1, 1, 1))).flatten()
-    return copy
 
 
 def local_engines(net: SSPSR, case: Case, box: int) -> Engines:
@@ -439,9 +422,10 @@ def report(rows: Sequence[Row]) -> None:
         print(line(row))
 
 
-def compare(cases: Cases, net: SSPSR, usual: AttentionStatistics, quick: bool) -> list[Row]:
+def compare(cases: Cases, net: SSPSR, quick: bool) -> list[Row]:
     """All scenes; the first of the first two families if it must be quick."""
     engine = inference.compile(net, precision="fp32")
+    usual = cases.usual(engine)
     started, rows = time.perf_counter(), list[Row]()
     for family in cases.families()[: 2 if quick else None]:
         for case in islice(family(), 1 if quick else None):
@@ -454,16 +438,13 @@ def compare(cases: Cases, net: SSPSR, usual: AttentionStatistics, quick: bool) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sharpen", type=float, default=1.0, help="stronger attention; see code")
     parser.add_argument("--quick", action="store_true", help="two scenes, few modes")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     net, card = load_checkpoint("starter")
     cases = Cases(arguments.data, card)
-    usual = cases.usual(inference.compile(net, precision="fp32"))
-    net = sharpened(net, usual, arguments.sharpen)
-    report(compare(cases, net, usual, arguments.quick))
+    report(compare(cases, net, arguments.quick))
 
 
 if __name__ == "__main__":

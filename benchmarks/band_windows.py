@@ -60,7 +60,10 @@ def by_windows(
     calibration = Calibration(plan, gains, "", np.zeros(bands, np.float32), statistics, 0)
     whole = Window(0, low.shape[1], 0, low.shape[2])
     return super_resolve(
-        low, whole, scene_engines(inference.compile(net), calibration), calibration
+        low,
+        whole,
+        scene_engines(inference.compile(net, precision="fp32"), calibration),
+        calibration,
     )
 
 

@@ -35,7 +35,7 @@ PATCH = 64  # LR pixels along a sample's side
 PATCHES = 16  # together as many pixels as the largest scene that is sampled whole
 SAMPLE_PIXELS = WHOLE_SCENE**2
 ATTENTION_WHOLE = 64  # attention needs less: a scene up to this square is measured whole
-_ATTENTION_SIDES = 16, 32  # else patches of this size, which are a sixteenth of the scene or less
+_ATTENTION_SIDES = 16, 32  # else patches of this size: a sixteenth of the scene, within limits
 ATTENTION_PIXELS = PATCHES * _ATTENTION_SIDES[1] ** 2
 _USEFUL = 0.1  # share of valid pixels below which a patch is left out
 
@@ -271,13 +271,10 @@ def _attention(
             valid = np.isfinite(patch[used][:, *window.slices]).any(axis=0)
             shares.append(float(valid.mean()))
     least = min(_USEFUL, max(shares))
-    shape = max((part.shape for part in parts), key=np.prod)
-    chosen = [
-        part
-        for part, share in zip(parts, shares, strict=True)
-        if share >= least and part.shape == shape
-    ]
-    stacked = torch.from_numpy(np.stack(chosen or parts[:1])).to(engine.device)
+    useful = [part for part, share in zip(parts, shares, strict=True) if share >= least]
+    shape = max((part.shape for part in useful), key=np.prod)
+    alike = [part for part in useful if part.shape == shape]
+    stacked = torch.from_numpy(np.stack(alike)).to(engine.device)
     return tuple(
         engine.measure(stacked[:, list(window.bands)]) for window in calibration.bands.windows
     )

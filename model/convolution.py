@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,12 +24,17 @@ class Convolution:
         weight: `[outputs, inputs, k, k]`, any floating type, on the device to use.
         bias: `[outputs]`.
         dtype: of the computation; accumulation inside is float32.
+        fused: use oneDNN's fused convolutions; by default where they work.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, fused: bool | None = None
+    ) -> None:
         # A copy: the network's own weights may change later.
         self._weight = weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
-        self._fused = weight.device.type == "cpu" and _onednn_takes(dtype)
+        if fused is None:
+            fused = weight.device.type == "cpu" and _onednn_takes(dtype)
+        self._fused = fused
         self._bias = bias.detach().to(torch.float32, copy=True)
         self._rounded_bias = self._bias.to(dtype)
         self._laid_out = False
@@ -93,10 +99,17 @@ def halves(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return upper, (x - upper).to(dtype)
 
 
+@cache
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether torch was built with oneDNN and its fused convolutions run here in this type."""
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    """Whether this torch has oneDNN's fused convolutions and they run here in this type.
+
+    They are not a public interface of torch, so they are tried once, not assumed.
+    """
+    x = torch.ones(1, 16, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    convolution = Convolution(torch.ones(16, 16, 1, 1), torch.ones(16), dtype, fused=True)
+    try:
+        y = convolution(x, relu=True)
+        convolution.add_to(y, x)
+    except (AttributeError, RuntimeError, TypeError):
         return False
-    supported: bool = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return supported
+    return bool((y == 34).all())

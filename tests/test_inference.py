@@ -16,6 +16,7 @@ from model import (
     SSPSR,
     AttentionStatistics,
     attention,
+    convolution,
     degradation,
     inference,
     load_checkpoint,
@@ -144,6 +145,20 @@ def test_chunks_and_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in (("_CPU_CHUNK", 1), ("_CPU_CHUNK", 1 << 30), ("_STRIP", 1)):
         monkeypatch.setattr(inference, name, value)
         assert largest(engine(x), usual) <= 1e-6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_fused_convolutions_the_result_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, precision: inference.Precision
+) -> None:
+    """What runs on a GPU, and on a CPU whose torch has no oneDNN."""
+    net = make_net(blocks=2)
+    x = torch.rand(1, 9, 14, 17)
+    statistics = attention.calibrate(net, x)
+    usual = inference.compile(net, statistics, precision)(x)
+    monkeypatch.setattr(convolution, "_onednn_takes", lambda dtype: False)
+    plain = inference.compile(net, statistics, precision)(x)
+    assert largest(plain, usual) < (2e-6 if precision == "fp32" else 0.02)
 
 
 def test_later_changes_of_the_network_do_not_count() -> None:

@@ -152,8 +152,8 @@ def _tune_process(threads: int) -> None:
     """Codecs get as many threads as the network; freed memory is kept for the next tile.
 
     By default the allocator returns every large block to the system, and each tile's arrays then
-    cost a page fault per 4 KiB, a third of the time spent beside the network. Only the GNU
-    allocator is told; elsewhere its default stays.
+    cost a page fault per 4 KiB, a third of the processor time spent beside the network. Only the
+    GNU allocator is told; elsewhere its default stays.
     """
     zarr.config.set({"threading.max_workers": threads})
     try:

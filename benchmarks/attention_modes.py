@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from benchmarks.band_windows import truth
+from benchmarks.band_windows import truth, without_attention
 from benchmarks.train_starter import load
 from model import SSPSR, Card, inference, load_checkpoint
 from model.attention import AttentionStatistics, ChannelAttention
@@ -40,9 +40,8 @@ from model.sspsr import SpatialSpectralBlock
 from pipeline import open_scene
 from pipeline.calibration import Calibration, Values, network_input
 from pipeline.grid import TileGrid, Window
-from pipeline.normalisation import find_gains, measure_levels
 from pipeline.settings import Normalise
-from pipeline.spectral import BandPlan, BandWindow, band_windows
+from pipeline.spectral import BandWindow, band_windows
 from pipeline.tile import margin_of, scene_engines, super_resolve
 
 REMOTE = ("abu/*.mat", "jasper_ridge/*.mat", "pavia_centre/*.mat", "samson/*.npz")
@@ -288,18 +287,6 @@ class Comparison:
                 yield self.row(f"scene, {count} x {size} px", estimate, share)
 
 
-def calibration(
-    low: Values, card: Card, windows: tuple[BandWindow, ...], normalise: Normalise
-) -> Calibration:
-    """Bands and gains of a scene, as the archive job finds them on the whole scene."""
-    bands = len(low)
-    plan = BandPlan("windows", tuple(range(bands)), windows)
-    gains, rule = find_gains(
-        {"dtype": "float32"}, card, measure_levels([low], list(plan.used)), plan, normalise
-    )
-    return Calibration(plan, gains, rule, np.zeros(bands, np.float32), (), low[0].size)
-
-
 def centre(values: Values, side: int) -> Values:
     """The middle of a cube, at most `side` pixels along both axes."""
     rows, columns = (max(0, size - side) // 2 for size in values.shape[1:])
@@ -343,7 +330,7 @@ class Cases:
         for name, values, windows in self._scenes():
             full = [window for window in windows if len(window.kept) == self.bands]
             low = values[list(full[len(full) // 2].bands)]
-            found = calibration(low, self.card, self._direct(), "bands")
+            found = without_attention(low, self.card, self._direct(), "bands")
             yield Case("remote sensing, not degraded", name, low, None, found)
 
     def mosaics(self) -> Iterator[Case]:
@@ -362,7 +349,7 @@ class Cases:
         ]
         aviris = mosaic(scenes, 3)
         yield self._degraded("mosaic, AVIRIS", "mosaic", aviris, self._direct(), "bands")
-        found = calibration(aviris, self.card, self._direct(), "bands")
+        found = without_attention(aviris, self.card, self._direct(), "bands")
         yield Case("mosaic, AVIRIS, not degraded", "mosaic", aviris, None, found)
 
     def _direct(self) -> tuple[BandWindow, ...]:
@@ -377,7 +364,9 @@ class Cases:
         normalise: Normalise,
     ) -> Case:
         low = downsample(torch.from_numpy(reference), self.scale).numpy()
-        return Case(family, name, low, reference, calibration(low, self.card, windows, normalise))
+        return Case(
+            family, name, low, reference, without_attention(low, self.card, windows, normalise)
+        )
 
     def _scenes(self) -> Iterator[tuple[str, Values, tuple[BandWindow, ...]]]:
         """Name, good bands and band windows of every remote-sensing scene that is large enough."""

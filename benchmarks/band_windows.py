@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,17 +48,25 @@ def truth(scene: xr.Dataset, scale: int) -> tuple[Values, Axis | None]:
     return filled, scene["wavelength"].values[good] if "wavelength" in scene.coords else None
 
 
+def without_attention(
+    low: Values, card: Card, windows: tuple[BandWindow, ...], normalise: Normalise
+) -> Calibration:
+    """Bands and gains of a scene, as the archive job finds them on the whole scene."""
+    bands = len(low)
+    plan = BandPlan("windows", tuple(range(bands)), windows)
+    levels = measure_levels([low], list(plan.used))
+    gains, rule = find_gains({"dtype": "float32"}, card, levels, plan, normalise)
+    return Calibration(plan, gains, rule, np.zeros(bands, np.float32), (), low[0].size)
+
+
 def by_windows(
     net: SSPSR, card: Card, low: Values, windows: tuple[BandWindow, ...], normalise: Normalise
 ) -> Values:
     """The network over windows of bands, as the archive job runs it on a scene of one tile."""
-    bands = len(low)
-    plan = BandPlan("windows", tuple(range(bands)), windows)
-    levels = measure_levels([low], list(plan.used))
-    gains, _ = find_gains({"dtype": "float32"}, card, levels, plan, normalise)
-    x = torch.from_numpy(low * gains[:, None, None])[None]
+    calibration = without_attention(low, card, windows, normalise)
+    x = torch.from_numpy(low * calibration.gains[:, None, None])[None]
     statistics = tuple(attention.calibrate(net, x[:, list(w.bands)]) for w in windows)
-    calibration = Calibration(plan, gains, "", np.zeros(bands, np.float32), statistics, 0)
+    calibration = replace(calibration, statistics=statistics)
     whole = Window(0, low.shape[1], 0, low.shape[2])
     return super_resolve(
         low,

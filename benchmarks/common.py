@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
@@ -15,6 +16,7 @@ import xarray as xr
 from model import SSPSR, Card, SSPSRConfig, save_checkpoint
 from model.card import Architecture
 from model.training import start_as_bicubic
+from pipeline import RunSettings
 
 SCALE_FACTOR = 1e-4
 
@@ -46,13 +48,16 @@ def write_scene(path: Path, bands: int, rows: int, columns: int, chunk: int = 64
         counts: np.ndarray = (values + random.normal(0, 30, values.shape)).astype(np.int16)
         return counts
 
-    import dask.array as da
-
     lazy = da.zeros((bands, rows, columns), dtype=np.int16, chunks=(bands, chunk, chunk))
     values = lazy.map_blocks(part, dtype=np.int16)
     scene = xr.Dataset({"reflectance": (("band", "y", "x"), values)})
     scene["reflectance"].attrs = {"scale_factor": SCALE_FACTOR, "_FillValue": -32768}
     scene.to_zarr(path, mode="w", zarr_format=2, consolidated=True)
+
+
+def job_settings(source: Path, model: Path, output: Path, **options: object) -> RunSettings:
+    paths = {"source": str(source), "model": str(model), "output": str(output)}
+    return RunSettings.from_options(paths | options)
 
 
 def seconds(work: Callable[[], object], runs: int) -> float:

@@ -1,6 +1,6 @@
 """The engine against the network as published, on the same input in one run.
 
-    python benchmarks/engine.py [--bands 128] [--size 64] [--runs 3] [--device cpu]
+    python -m benchmarks.engine [--bands 128] [--size 64] [--runs 3] [--device cpu]
 
 The published form is this project's plain network, which equals the published code's output: a
 loop over groups, NCHW, float32, eager. The second opponent is the same network under bfloat16

@@ -17,11 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 import xarray as xr
 import zarr
 
-from benchmarks.common import make_net, print_table, timed, write_checkpoint, write_scene
+from benchmarks.common import (
+    job_settings,
+    make_net,
+    print_table,
+    timed,
+    write_checkpoint,
+    write_scene,
+)
 from model import AttentionStatistics, SSPSRConfig
 from model.extent import Extent
 from pipeline import RunSettings
@@ -132,16 +138,11 @@ def main() -> None:
     write_scene(folder / "scenes" / "scene.zarr", given.bands, size, size)
     job, alone = [], []
     with ray_session(None):
-        ray.cluster_resources()  # type: ignore[no-untyped-call]
         for index in range(given.runs):
             output = folder / f"out{index}"
-            options = {
-                "source": str(folder / "scenes"),
-                "output": str(output),
-                "model": str(folder / "net.safetensors"),
-                "tile": given.tile,
-            }
-            job.append(through_the_job(RunSettings.from_options(options)))
+            model = folder / "net.safetensors"
+            settings = job_settings(folder / "scenes", model, output, tile=given.tile)
+            job.append(through_the_job(settings))
             written = zarr.open_array(output / "scene.zarr" / "reflectance", mode="r")
             values = xr.open_zarr(output / "scene.zarr", mask_and_scale=False)["reflectance"].values
             alone.append(with_zarr_alone(values, written, folder / f"raw{index}"))

@@ -20,10 +20,17 @@ from pathlib import Path
 import ray
 import torch
 
-from benchmarks.common import make_net, print_table, timed, write_checkpoint, write_scene
+from benchmarks.common import (
+    job_settings,
+    make_net,
+    print_table,
+    timed,
+    write_checkpoint,
+    write_scene,
+)
 from model import Card, inference, load_checkpoint
 from model.inference import Engine
-from pipeline import RunSettings, open_scene
+from pipeline import open_scene
 from pipeline.actors import ray_session
 from pipeline.calibration import calibrate
 from pipeline.grid import TileGrid
@@ -72,15 +79,15 @@ def main() -> None:
         cpus = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
         torch.set_num_threads(cpus)
         for index in range(given.runs):
-            options = {
-                "source": str(source),
-                "output": str(folder / f"out{index}"),
-                "model": str(model),
-                "tile": given.tile,
-                "workers": 1,
-                "precision": given.precision,
-            }
-            walls.append(timed(partial(run, RunSettings.from_options(options))))
+            settings = job_settings(
+                source,
+                model,
+                folder / f"out{index}",
+                tile=given.tile,
+                workers=1,
+                precision=given.precision,
+            )
+            walls.append(timed(partial(run, settings)))
             alone.append(computation(engine, card, source / "scene.zarr", given.tile))
     shutil.rmtree(folder)
     wall = statistics.median(walls)

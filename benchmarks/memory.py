@@ -10,14 +10,13 @@ plan foretells.
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.common import make_net, print_table, write_checkpoint, write_scene
+from benchmarks.common import job_settings, make_net, print_table, write_checkpoint, write_scene
 from pipeline import RunSettings
 from pipeline.footprint import IN_FLIGHT
 from pipeline.job import load_model
@@ -25,9 +24,8 @@ from pipeline.plan import make_plan
 from pipeline.worker import Worker
 
 
-def peak_of_worker(options: dict[str, object]) -> tuple[float, float, int]:
+def peak_of_worker(settings: RunSettings) -> tuple[float, float, int]:
     """Megabytes that the worker takes at most, that the plan foretells, and the tiles."""
-    settings = RunSettings.from_options(options)
     model = load_model(settings)
     plan = make_plan(settings, model)
     [scene] = plan.work
@@ -38,8 +36,13 @@ def peak_of_worker(options: dict[str, object]) -> tuple[float, float, int]:
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         for _ in pool.map(lambda tile: worker.process(job, tile), job.grid):
             pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e3, plan.worker_bytes / 1e6, len(job.grid)
+    return peak_resident() / 1e6, plan.worker_bytes / 1e6, len(job.grid)
+
+
+def peak_resident() -> int:
+    """Bytes. Not `ru_maxrss`, which a new process takes over from the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 def main() -> None:
@@ -53,21 +56,16 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     model = folder / "net.safetensors"
     write_checkpoint(make_net(given.bands, features=given.features), model)
-    rows: list[list[object]] = []
+    rows, smallest = [], 0.0
     for factor in (1, 2, 4):
         size = factor * given.size
         write_scene(folder / f"{size}" / "scene.zarr", given.bands, size, size)
-        options = {
-            "source": str(folder / f"{size}"),
-            "output": str(folder / "out"),
-            "model": str(model),
-            "tile": given.tile,
-            "precision": given.precision,
-        }
+        options = {"tile": given.tile, "precision": given.precision}
+        settings = job_settings(folder / f"{size}", model, folder / "out", **options)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            peak, foretold, tiles = pool.submit(peak_of_worker, options).result()
-        first = peak if factor == 1 else float(str(rows[0][2]))
-        rows.append([f"{factor**2} x", tiles, peak, peak / first, foretold])
+            peak, foretold, tiles = pool.submit(peak_of_worker, settings).result()
+        smallest = smallest or peak
+        rows.append([f"{factor**2} x", tiles, peak, peak / smallest, foretold])
         shutil.rmtree(folder / "out")
     shutil.rmtree(folder)
     print_table(

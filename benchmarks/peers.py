@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec
 
 from benchmarks.common import (
     SCALE_FACTOR,
+    job_settings,
     make_net,
     print_table,
     timed,
@@ -38,7 +39,6 @@ from benchmarks.common import (
 from model import SSPSR, load_checkpoint
 from model.degradation import upsample
 from model.receptive_field import halo
-from pipeline import RunSettings
 from pipeline.actors import ray_session
 from pipeline.grid import TileGrid
 from pipeline.job import run
@@ -126,15 +126,9 @@ def with_ray_data(folder: Folder, tile: int, output: Path) -> None:
 
 
 def with_the_job(folder: Folder, tile: int, output: Path, precision: str) -> None:
-    options = {
-        "source": str(folder / "scenes"),
-        "output": str(output),
-        "model": str(folder / "net.safetensors"),
-        "tile": tile,
-        "workers": 1,
-        "precision": precision,
-    }
-    run(RunSettings.from_options(options))
+    model = folder / "net.safetensors"
+    options = {"tile": tile, "workers": 1, "precision": precision}
+    run(job_settings(folder / "scenes", model, output, **options))
 
 
 def main() -> None:

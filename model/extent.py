@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import SSPSRConfig
 from model.degradation import enlargement
-from model.receptive_field import halo
+from model.receptive_field import body_reach, halo
 from model.upsampling import Reach
 
 _CUBIC = 3  # LR pixels beside its own that a pixel beside the core sees through the bicubic kernel
@@ -187,8 +187,3 @@ class Axis:
             for core in ((start, middle), (middle, stop))
         )
         return first, second
-
-
-def body_reach(config: SSPSRConfig) -> int:
-    """Pixels that head and blocks look aside, at their own resolution."""
-    return 1 + 2 * config.blocks

@@ -225,9 +225,11 @@ class Engine:
         row_bytes = 4 * len(x) * config.bands * wide * config.scale**2
         step = max(1, _STRIP // row_bytes) if x.device.type == "cpu" else rows.core[1]
         strips = []
+        across = columns.enlargement().to(x.device)
+        part = x[..., slice(*columns.cubic_input())].permute(0, 2, 3, 1).contiguous()
         for start in range(*rows.core, step):
             strip = replace(rows, core=(start, min(start + step, rows.core[1])))
-            y = self._network.skip(_bicubic(x, strip, columns), strip, columns)
+            y = self._network.skip(_bicubic(part, strip, across), strip, columns)
             self._network.trunk_tail.add_to(y, features, strip.trunk_tail(), columns.trunk_tail())
             strips.append(y)
         return torch.cat(strips, dim=1).permute(0, 3, 1, 2)
@@ -261,13 +263,15 @@ class Engine:
         return gate
 
 
-def _bicubic(x: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """The bicubic image around the core, `[N, bands, rows, columns]` float32, channels-last."""
-    (top, bottom), (left, right) = rows.cubic_input(), columns.cubic_input()
-    lines = x[:, :, top:bottom, left:right].permute(0, 2, 3, 1).contiguous()
-    down, across = (axis.enlargement().to(x.device) for axis in (rows, columns))
+def _bicubic(x: Tensor, rows: Axis, across: Tensor) -> Tensor:
+    """The bicubic image around the core, `[N, bands, rows, columns]`, channels-last.
+
+    x is `[N, rows, columns, bands]` float32; `across` enlarges its columns.
+    """
+    lines = x[:, slice(*rows.cubic_input())]
     samples, height, width, bands = lines.shape
-    lines = (down @ lines.view(samples, height, -1)).view(samples, -1, width, bands)
+    down = rows.enlargement().to(x.device)
+    lines = (down @ lines.reshape(samples, height, -1)).view(samples, -1, width, bands)
     return (across @ lines).permute(0, 3, 1, 2)
 
 

@@ -16,7 +16,7 @@ def halo(config: SSPSRConfig) -> int:
     upsampling of the trunk, and the final convolution. The bicubic skip is shorter.
     """
     factor = config.scale // 2
-    body = 1 + 2 * config.blocks
+    body = body_reach(config)
     reach = Fraction(body)
     resolution = 1
     while resolution < factor:
@@ -26,6 +26,11 @@ def halo(config: SSPSRConfig) -> int:
     reach += Fraction(body + 1, factor)  # trunk's head, blocks and upsampling
     reach += Fraction(1, config.scale)  # final
     return max(ceil(reach), _skip_reach(config))
+
+
+def body_reach(config: SSPSRConfig) -> int:
+    """Pixels that head and blocks look aside, at their own resolution."""
+    return 1 + 2 * config.blocks
 
 
 def _skip_reach(config: SSPSRConfig) -> int:

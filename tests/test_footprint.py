@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.common import make_net, write_checkpoint, write_scene
+from benchmarks.common import job_settings, make_net, write_checkpoint, write_scene
 from benchmarks.memory import peak_of_worker
 
 
@@ -16,14 +16,10 @@ def test_memory_is_foretold_and_does_not_grow_with_the_scene(tmp_path: Path) -> 
     for size in (256, 768):
         source = tmp_path / str(size)
         write_scene(source / "scene.zarr", 48, size, size)
-        options = {
-            "source": str(source),
-            "output": str(tmp_path / f"out{size}"),
-            "model": str(tmp_path / "net.safetensors"),
-            "tile": 64,
-        }
+        model = tmp_path / "net.safetensors"
+        settings = job_settings(source, model, tmp_path / f"out{size}", tile=32)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            peak, foretold, _ = pool.submit(peak_of_worker, options).result()
+            peak, foretold, _ = pool.submit(peak_of_worker, settings).result()
         assert peak <= foretold
         peaks.append(peak)
     assert peaks[1] <= 1.1 * peaks[0]  # 9 x the pixels; the rest is chance in what coincides

@@ -33,9 +33,10 @@ from model.inference import Engine
 from pipeline import open_scene
 from pipeline.actors import ray_session
 from pipeline.calibration import calibrate
+from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.job import run
-from pipeline.tile import SceneContext, ValueEncoding, read_tile, run_engine, scene_engines
+from pipeline.tile import SceneContext, read_tile, run_engine, scene_engines
 
 
 def computation(engine: Engine, card: Card, scene_path: Path, tile: int) -> dict[str, float]:

@@ -10,8 +10,8 @@ import xarray as xr
 
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration
+from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid, scaled_coordinates
-from pipeline.tile import ValueEncoding
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
 

@@ -18,6 +18,7 @@ from model import inference
 from model.checkpoint import unpack
 from pipeline.arrays import OutputArray, scene_template
 from pipeline.calibration import Calibration, Values, calibrate
+from pipeline.encoding import ValueEncoding
 from pipeline.errors import SceneError
 from pipeline.grid import Tile, Window
 from pipeline.plan import SceneJob
@@ -27,7 +28,6 @@ from pipeline.settings import Precision
 from pipeline.store import TileRecord
 from pipeline.tile import (
     SceneContext,
-    ValueEncoding,
     compute_tile,
     read_tile,
     scene_engines,

@@ -49,7 +49,7 @@ def computation(engine: Engine, card: Card, scene_path: Path, tile: int) -> dict
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], tile, engine.config.scale)
     context = SceneContext(scene, grid, kept[0], ValueEncoding("int16"), engines)
     inputs = [read_tile(context, each) for each in grid]
-    tensors = [(torch.from_numpy(values)[None], core) for values, core in inputs]
+    tensors = [(torch.from_numpy(each.values)[None], each.core) for each in inputs]
     run_engine(engines[0], *tensors[0])  # the first call lays out the weights
 
     def tiles() -> None:

@@ -56,6 +56,7 @@ Bands = Annotated[str | None, typer.Option(help=f"auto, match or windows. {_help
 Normalise = Annotated[
     str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
 ]
+Mask = Annotated[list[str] | None, typer.Option(help=f"Repeatable. {_help('mask')}")]
 Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
 Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
 Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
@@ -90,6 +91,7 @@ def run(
     attention: Attention = None,
     bands: Bands = None,
     normalise: Normalise = None,
+    mask: Mask = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,
@@ -149,6 +151,7 @@ def plan(
     attention: Attention = None,
     bands: Bands = None,
     normalise: Normalise = None,
+    mask: Mask = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,

@@ -20,7 +20,7 @@ from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
-from pipeline.settings import Attention, Bands, Layout, Normalise, Precision, RunSettings
+from pipeline.settings import Attention, Bands, Layout, Mask, Normalise, Precision, RunSettings
 from pipeline.spectral import match_bands
 from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
@@ -37,12 +37,15 @@ class OutputOptions:
     attention: Attention
     bands: Bands
     normalise: Normalise
+    mask: tuple[Mask, ...]
     dtype: Literal["source", "float32"]
     layout: Layout
 
     @classmethod
     def of(cls, settings: RunSettings) -> OutputOptions:
-        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+        given = {name: getattr(settings, name) for name in cls.__dataclass_fields__}
+        mask = tuple(sorted(set(settings.mask) - {"none"}))
+        return cls(**given | {"mask": mask})
 
 
 @dataclass(frozen=True)

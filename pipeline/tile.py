@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 
 from model.extent import Extent
 from model.inference import Engine
-from pipeline.arrays import OutputArray
+from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, Values, network_input, read_window
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import Tile, TileGrid, Window
+from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import FILL_DEPTH
-from pipeline.store import TileRecord
+from pipeline.overviews import coarser, halve, overview_name
+from pipeline.store import OutputScene, TileRecord
 
 _TURNED_ROWS = 8
 
@@ -29,6 +32,7 @@ class SceneContext:
 
     Attributes:
         engines: of `scene_engines`.
+        overviews: factors of the levels that tiles write.
     """
 
     scene: xr.Dataset
@@ -36,11 +40,40 @@ class SceneContext:
     calibration: Calibration
     encoding: ValueEncoding
     engines: tuple[Engine, ...]
+    overviews: tuple[int, ...] = ()
 
     @property
     def margin(self) -> int:
         """LR pixels read around a core."""
         return margin_of(self.engines[0])
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """What a tile is made of.
+
+    Attributes:
+        values: `(bands, rows, cols)` physical of the core and what lies around it, NaN in gaps.
+        core: in the pixels of `values`.
+        flags: `(rows, cols)` of the core, where the source has quality layers.
+    """
+
+    values: Values
+    core: Window
+    flags: Flags | None = None
+
+
+@dataclass(frozen=True)
+class TileOutput:
+    """What a tile writes, physical.
+
+    Attributes:
+        values: `(bands, rows, cols)` of HR pixels, NaN in gaps.
+        quality: `(rows, cols)` of LR pixels.
+    """
+
+    values: Values
+    quality: Flags
 
 
 def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...]:
@@ -85,7 +118,7 @@ def super_resolve(
     result[_unused(plan.used, len(values))] = np.nan
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
-        result[band][gaps[band].repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+        result[band][_repeat(gaps[band], scale)] = np.nan
     return result
 
 
@@ -143,30 +176,45 @@ def _unused(used: tuple[int, ...], bands: int) -> NDArray[np.bool_]:
     return mask
 
 
-def read_tile(context: SceneContext, tile: Tile) -> tuple[Values, Window]:
-    """The physical values around a tile and its core inside them."""
-    window = context.grid.window(tile, context.margin)
-    return read_window(context.scene, window), context.grid.core(tile).within(window)
+def read_tile(context: SceneContext, tile: Tile) -> TileInput:
+    """The physical values of a tile and around it."""
+    window, core = context.grid.window(tile, context.margin), context.grid.core(tile)
+    values, flags = read_window(context.scene, window), read_flags(context.scene, core)
+    return TileInput(values, core.within(window), flags)
 
 
-def compute_tile(context: SceneContext, values: Values, core: Window) -> Values:
-    """The core of a read tile, super-resolved, physical."""
-    return super_resolve(values, core, context.engines, context.calibration)
+def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
+    """The core of a read tile, super-resolved."""
+    values = super_resolve(tile.values, tile.core, context.engines, context.calibration)
+    used, reach = context.calibration.bands.used, context.engines[0].halo
+    return TileOutput(values, pixel_quality(tile.values, used, tile.core, reach, tile.flags))
 
 
 def write_tile(
-    context: SceneContext, output: OutputArray, tile: Tile, physical: Values, **seconds: float
+    context: SceneContext, output: OutputScene, tile: Tile, content: TileOutput, **seconds: float
 ) -> TileRecord:
-    """Encode and write a tile's shard; the record is for the ledger."""
+    """Encode and write what a tile makes; the record is for the ledger."""
     started = time.perf_counter()
-    window = context.grid.core(tile).scaled(context.grid.scale)
-    encoded, valid = context.encoding.encode(physical)
-    objects = output.write(window, encoded)
+    scale = context.grid.scale
+    window = context.grid.core(tile).scaled(scale)
+    encoded, valid = context.encoding.encode(content.values)
+    objects = output.write(VARIABLE, window, encoded)
+    objects += output.write(QUALITY, window, _repeat(content.quality, scale))
+    values = content.values
+    for factor in context.overviews:
+        values = halve(values)
+        name = f"{overview_name(factor)}/{VARIABLE}"
+        objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
     return TileRecord(
         tile=tile.key,
         objects=objects,
         seconds={**seconds, "write": round(time.perf_counter() - started, 4)},
-        valid=valid.count // context.grid.scale**2,
+        valid=valid.count // scale**2,
         minimum=valid.minimum,
         maximum=valid.maximum,
     )
+
+
+def _repeat(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Every LR pixel of `(..., rows, cols)` as scale x scale equal ones."""
+    return plane.repeat(scale, axis=-2).repeat(scale, axis=-1)

@@ -61,9 +61,8 @@ def tiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int) ->
     context = SceneContext(scene, grid, calibration, encoding, engines)
     result = np.empty((scene.sizes["band"], *grid.output_size), np.float32)
     for each in grid:
-        values, core = read_tile(context, each)
         rows, columns = grid.core(each).scaled(scale).slices
-        result[:, rows, columns] = compute_tile(context, values, core)
+        result[:, rows, columns] = compute_tile(context, read_tile(context, each)).values
     return result
 
 

@@ -182,11 +182,8 @@ def _storage(bands: tuple[int, ...], shard: int, layout: Layout) -> dict[str, An
         return {"chunks": chunks, "compressors": (blosc,)}
     compressors = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
     side = chunk_side(shard)
-    return {
-        "shards": (*bands, shard, shard),
-        "chunks": (*bands, side, side),
-        "compressors": compressors,
-    }
+    storage = {"chunks": (*bands, side, side), "compressors": compressors}
+    return storage if side == shard else {**storage, "shards": (*bands, shard, shard)}
 
 
 def chunk_side(shard: int) -> int:

@@ -69,7 +69,7 @@ def upsample_positions(
     vectors = unit_vectors(latitude, longitude)
     across = _refine(vectors, core.left, core.right, scale)
     along = _refine(across.transpose(0, 2, 1), core.top, core.bottom, scale)
-    return _degrees(np.ascontiguousarray(along.transpose(0, 2, 1)), west)
+    return degrees(np.ascontiguousarray(along.transpose(0, 2, 1)), west)
 
 
 def unit_vectors(
@@ -84,7 +84,7 @@ def unit_vectors(
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
 
-def _degrees(vectors: FloatArray, west: float) -> tuple[FloatArray, FloatArray]:
+def degrees(vectors: FloatArray, west: float) -> tuple[FloatArray, FloatArray]:
     """Latitude and longitude of (3, rows, cols) vectors of any length."""
     x, y, z = vectors
     lon = np.rad2deg(np.arctan2(y, x))

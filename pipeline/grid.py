@@ -158,7 +158,7 @@ def _source(scene: xr.Dataset) -> str:
     return str(scene.attrs.get("source", "scene"))
 
 
-def scaled_coordinates(scene: xr.Dataset, scale: int) -> dict[str, xr.Variable]:
+def scaled_coordinates(scene: xr.Dataset, scale: int, overview: int = 1) -> dict[str, xr.Variable]:
     """`x`, `y` pixel centres and `spatial_ref` of the grid that is `scale` times finer.
 
     Both grids cover the same area: the corner stays, the pixel shrinks, so the centre of an HR
@@ -168,14 +168,20 @@ def scaled_coordinates(scene: xr.Dataset, scale: int) -> dict[str, xr.Variable]:
     without a transform is carried as it is. Longitudes stay in the turn of the source: a grid from
     170 to 190 degrees does not jump at 180.
 
+    Args:
+        scene: with dimensions `y` and `x`, and what it has of `x`, `y` and `spatial_ref`.
+        scale: upsampling factor.
+        overview: how many times coarser than full resolution again: the same corner, and sizes
+            rounded up, so that the last pixel may reach beyond the scene.
+
     Raises:
         SceneError: see `geobox_of`.
     """
-    rows, columns = scene.sizes["y"] * scale, scene.sizes["x"] * scale
+    rows, columns = (-(-scene.sizes[axis] * scale // overview) for axis in ("y", "x"))
     box = geobox_of(scene)
     if box is None:
         return {**_pixel_centres(rows, columns), **_reference(scene, None)}
-    affine = box.zoom_out(1 / scale).affine
+    affine = box.zoom_out(1 / scale).zoom_out(overview).affine
     # Exactly zero, not nearly: over a wide scene a small shear moves the far end by pixels.
     if affine.b == 0 == affine.d:
         centres = {

@@ -98,10 +98,11 @@ def _refine(vectors: FloatArray, start: int, stop: int, scale: int) -> FloatArra
     count = stop - start
     taps = [padded[..., start + tap : start + tap + count] for tap in range(_TAPS)]
     present = [~np.isnan(tap[0]) for tap in taps]
-    weights = _weights(scale)[_pattern(present)]  # rows, cols, phases, taps
+    pattern = _pattern(present)
     refined = np.zeros((*taps[0].shape, scale))
     for number, (tap, there) in enumerate(zip(taps, present, strict=True)):
-        refined += np.where(there, tap, 0.0)[..., None] * weights[..., number]
+        weights = _weights(scale)[:, :, number][pattern]  # rows, cols, phases
+        refined += np.where(there, tap, 0.0)[..., None] * weights
     refined[:, ~present[MARGIN]] = np.nan
     return refined.reshape(*vectors.shape[:2], count * scale)
 

@@ -28,7 +28,7 @@ from pipeline.geozarr import (
     spatial_attributes,
 )
 from pipeline.grid import scaled_coordinates
-from pipeline.readers.scene import Grid, crs_attrs, grid_coords
+from pipeline.readers.scene import Grid, grid_coords
 
 NORTH_UP = Affine(30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0)
 TURNED = Affine.translation(5e5, 4e6) @ Affine.rotation(30) @ Affine.scale(7.3, -7.3)
@@ -160,22 +160,20 @@ def write_output(path: Path, source: xr.Dataset, zarr_format: int, **extra: Any)
     return dataset
 
 
-def write_levels(path: Path, grid: GeoBox, zarr_format: int) -> None:
-    root = zarr.open_group(str(path), mode="r+", zarr_format=zarr_format)  # type: ignore[arg-type]
+def write_levels(path: Path, source: xr.Dataset, grid: GeoBox, zarr_format: int) -> None:
+    root: Any = zarr.open_group(str(path), mode="r+")
     root.attrs.update(multiscales_attributes([2, 4], (18, 14), grid))
     root["reflectance"].attrs.update(spatial_attributes(grid))
     for factor in (2, 4):
         level = overview_box(grid, factor)
-        reference = crs_attrs(WKT) | {
-            "GeoTransform": " ".join(repr(float(value)) for value in level.affine.to_gdal())
-        }
         values = np.zeros((2, *level.shape), dtype="int16")
         variable = xr.Variable(("band", "y", "x"), values, {"grid_mapping": "spatial_ref"})
-        xr.Dataset(
+        dataset = xr.Dataset(
             {"reflectance": variable},
-            {"spatial_ref": ((), np.int64(0), reference)},
+            dict(scaled_coordinates(source, SCALE, factor)),
             spatial_attributes(level),
-        ).to_zarr(
+        )
+        dataset.to_zarr(
             path,
             group=overview_path(factor),
             mode="w",
@@ -192,18 +190,20 @@ def test_readers_agree_with_the_attributes(
     source = scene(Grid(tuple(affine.to_gdal()), WKT))
     write_output(tmp_path / "s.zarr", source, zarr_format)
     fine = GeoBox((ROWS, COLUMNS), affine, WKT).zoom_out(1 / SCALE)
-    write_levels(tmp_path / "s.zarr", fine, zarr_format)
-    root = zarr.open_group(str(tmp_path / "s.zarr"), mode="r")
-    for level in root.attrs["multiscales"]["layout"]:  # type: ignore[index,call-overload,union-attr]
-        array = root[level["asset"]]  # type: ignore[index,call-overload]
-        group = str(Path(level["asset"]).parent)  # type: ignore[index,call-overload,arg-type]
+    write_levels(tmp_path / "s.zarr", source, fine, zarr_format)
+    root: Any = zarr.open_group(str(tmp_path / "s.zarr"), mode="r")
+    for level in root.attrs["multiscales"]["layout"]:
+        array = root[level["asset"]]
+        group = str(Path(level["asset"]).parent)
         opened = xr.open_zarr(
             tmp_path / "s.zarr", group="" if group == "." else group, consolidated=False
         )
-        assert list(array.shape[1:]) == level["spatial:shape"]  # type: ignore[union-attr,index,call-overload]
-        stated = level["spatial:transform"]  # type: ignore[index,call-overload]
+        assert list(array.shape[1:]) == level["spatial:shape"]
+        stated = level["spatial:transform"]
         there = opened["reflectance"].rio
-        np.testing.assert_allclose(list(there.transform())[:6], stated, rtol=0, atol=1e-9)
+        for recalc in (False, affine.b == 0):  # by spatial_ref, and by x and y where they tell
+            found = list(there.transform(recalc=recalc))[:6]
+            np.testing.assert_allclose(found, stated, rtol=0, atol=1e-9)
         assert there.crs.to_epsg() == 32633
     assert root["reflectance"].attrs["spatial:transform"] == list(fine.affine)[:6]
 
@@ -223,7 +223,8 @@ def test_gdal_on_the_plain_layout(tmp_path: Path) -> None:
     ):
         source = scene(Grid(tuple(affine.to_gdal()), WKT))
         write_output(tmp_path / "s.zarr", source, 2)
-        write_levels(tmp_path / "s.zarr", GeoBox((18, 14), affine @ Affine.scale(0.5), WKT), 2)
+        grid = GeoBox((18, 14), affine @ Affine.scale(0.5), WKT)
+        write_levels(tmp_path / "s.zarr", source, grid, 2)
         with opened_by_gdal(tmp_path / "s.zarr") as file:
             assert file.crs.to_epsg() == 32633 and file.shape == (18, 14)
             if placed:

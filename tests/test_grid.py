@@ -178,6 +178,19 @@ def test_centres_and_corners_of_skewed_grids(name: str, scale: int) -> None:
     assert fine["x"].values[[0, -1]].tolist() == [0.5, 37 * scale - 0.5]
 
 
+@pytest.mark.parametrize("name", ["north-up", "across 180", "turned by 30 degrees"])
+def test_overviews_keep_the_corner(name: str) -> None:
+    affine, crs = ALIGNED[name] if name in ALIGNED else (SKEWED[name], UTM)
+    fine = scaled_coordinates(read(affine, crs), 2, overview=4)  # 58 x 74 to 15 x 19
+    assert (fine["y"].size, fine["x"].size) == (15, 19)
+    stated = transform_of(fine)
+    for row, column in ((0, 0), (15, 19)):
+        wanted = exact(affine, Fraction(2 * row), Fraction(2 * column))
+        np.testing.assert_allclose(stated @ (column, row), [*map(float, wanted)], rtol=1e-14)
+    centre = stated @ (0.5, 0.5) if name in ALIGNED else (0.5, 0.5)
+    assert (fine["x"].values[0], fine["y"].values[0]) == pytest.approx(centre, rel=1e-14)
+
+
 def test_a_turned_grid_lies_where_proj_says() -> None:
     """Distances on the ground between true HR centres and those by the stated transform."""
     stated = transform_of(scaled_coordinates(read(TURNED, UTM), 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+
+from pipeline.errors import SceneError
 
 
 @dataclass(frozen=True, order=True)
@@ -106,54 +109,86 @@ class TileGrid:
 
 
 def geobox_of(scene: xr.Dataset) -> GeoBox | None:
-    """The scene's grid, or None where it has no affine georeferencing."""
-    if "spatial_ref" not in scene.coords:
+    """The scene's grid, or None where it has no affine georeferencing.
+
+    The grid's CRS is None where the scene states a transform and no CRS.
+
+    Raises:
+        SceneError: the transform is no grid, or the CRS cannot be understood.
+    """
+    attributes = scene["spatial_ref"].attrs if "spatial_ref" in scene.coords else {}
+    if not attributes.get("GeoTransform"):
         return None
-    attributes = scene["spatial_ref"].attrs
-    transform = attributes.get("GeoTransform")
-    if not transform:
-        return None
-    affine = Affine.from_gdal(*(float(value) for value in str(transform).split()))
+    affine = _affine(str(attributes["GeoTransform"]), scene)
     shape = (scene.sizes["y"], scene.sizes["x"])
-    return GeoBox(shape, affine, attributes.get("crs_wkt") or None)
+    try:
+        return GeoBox(shape, affine, attributes.get("crs_wkt") or None)
+    except Exception as error:  # whatever the projection library makes of a hostile text
+        raise SceneError(
+            "bad-header", f"{_source(scene)}: the CRS cannot be understood: correct its WKT"
+        ) from error
 
 
-def scaled_coordinates(scene: xr.Dataset, scale: int) -> dict[str, xr.Variable]:
+def _affine(text: str, scene: xr.Dataset) -> Affine:
+    """GDAL's six numbers, which must be finite and span an area."""
+    try:
+        numbers = [float(word) for word in text.split()]
+        affine = Affine.from_gdal(*numbers)
+    except (ValueError, TypeError):
+        numbers, affine = [math.nan], Affine.identity()
+    if not all(map(math.isfinite, numbers)) or affine.determinant == 0:
+        raise SceneError(
+            "bad-header",
+            f"{_source(scene)}: GeoTransform {text[:100]!r} is no grid: correct or remove it",
+        )
+    return affine
+
+
+def _source(scene: xr.Dataset) -> str:
+    return str(scene.attrs.get("source", "scene"))
+
+
+def scaled_coordinates(scene: xr.Dataset, scale: int, overview: int = 1) -> dict[str, xr.Variable]:
     """`x`, `y` pixel centres and `spatial_ref` of the grid that is `scale` times finer.
 
     Both grids cover the same area: the corner stays, the pixel shrinks, so the centre of an HR
-    pixel is not the centre of an LR pixel. A grid that is rotated or has no georeferencing has
-    centres counted in pixels, and (rotated) its truth in `spatial_ref`'s GeoTransform.
+    pixel is not the centre of an LR pixel. Each centre is computed from the corner alone, so that
+    no rounding adds up along an axis. A grid that is rotated or sheared or has no georeferencing
+    has centres counted in pixels, and (rotated) its truth in `spatial_ref`'s GeoTransform. A CRS
+    without a transform is carried as it is. Longitudes stay in the turn of the source: a grid from
+    170 to 190 degrees does not jump at 180.
+
+    Args:
+        scene: with dimensions `y` and `x`, and what it has of `x`, `y` and `spatial_ref`.
+        scale: upsampling factor.
+        overview: how many times coarser than full resolution again: the same corner, and sizes
+            rounded up, so that the last pixel may reach beyond the scene.
+
+    Raises:
+        SceneError: see `geobox_of`.
     """
-    rows, columns = scene.sizes["y"] * scale, scene.sizes["x"] * scale
+    rows, columns = (-(-scene.sizes[axis] * scale // overview) for axis in ("y", "x"))
     box = geobox_of(scene)
-    affine = None if box is None else box.zoom_out(1 / scale).affine
-    return _coordinates(scene, rows, columns, affine)
-
-
-def overview_coordinates(fine: xr.Dataset, factor: int) -> dict[str, xr.Variable]:
-    """The same for a level whose pixels are `factor` times larger; its last may reach beyond."""
-    rows, columns = (-(-fine.sizes[axis] // factor) for axis in ("y", "x"))
-    box = geobox_of(fine)
-    affine = None if box is None else box.affine * Affine.scale(factor)
-    return _coordinates(fine, rows, columns, affine)
-
-
-def _coordinates(
-    scene: xr.Dataset, rows: int, columns: int, affine: Affine | None
-) -> dict[str, xr.Variable]:
-    if affine is None:
-        return _pixel_centres(rows, columns)
-    if affine.is_rectilinear and affine.b == 0:
+    if box is None:
+        return {**_pixel_centres(rows, columns), **_reference(scene, None)}
+    affine = box.zoom_out(1 / scale).zoom_out(overview).affine
+    # Exactly zero, not nearly: over a wide scene a small shear moves the far end by pixels.
+    if affine.b == 0 == affine.d:
         centres = {
             "x": _axis("x", affine.c + affine.a * (np.arange(columns) + 0.5), scene["x"].attrs),
             "y": _axis("y", affine.f + affine.e * (np.arange(rows) + 0.5), scene["y"].attrs),
         }
     else:
         centres = _pixel_centres(rows, columns)
-    attributes: dict[str, Any] = dict(scene["spatial_ref"].attrs)
-    attributes["GeoTransform"] = " ".join(repr(float(value)) for value in affine.to_gdal())
-    return {**centres, "spatial_ref": xr.Variable((), np.int64(0), attributes)}
+    return {**centres, **_reference(scene, affine)}
+
+
+def _reference(scene: xr.Dataset, affine: Affine | None) -> dict[str, xr.Variable]:
+    """`spatial_ref` with the transform `affine`; nothing where the scene says nothing."""
+    attributes = dict(scene["spatial_ref"].attrs) if "spatial_ref" in scene.coords else {}
+    if affine is not None:
+        attributes["GeoTransform"] = " ".join(repr(float(value)) for value in affine.to_gdal())
+    return {"spatial_ref": xr.Variable((), np.int64(0), attributes)} if attributes else {}
 
 
 def _axis(name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any]) -> xr.Variable:

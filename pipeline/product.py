@@ -11,9 +11,11 @@ import xarray as xr
 from pipeline.arrays import VARIABLE, Level
 from pipeline.calibration import Calibration
 from pipeline.encoding import ValueEncoding
-from pipeline.grid import TileGrid, overview_coordinates, scaled_coordinates
+from pipeline.geozarr import multiscales_attributes, spatial_attributes
+from pipeline.grid import TileGrid, geobox_of, scaled_coordinates
 from pipeline.masks import QUALITY, quality_attributes
 from pipeline.overviews import overview_factors, overview_name
+from pipeline.swath import POSITIONS, is_swath
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
 
@@ -26,9 +28,11 @@ def output_levels(
     `good_band` is False where the source says so and where the scene holds no value.
     """
     root = _root(scene, grid, calibration, encoding)
-    levels = {"": Level(root, grid.shard)}
+    levels = {"": Level(_finished(root), grid.shard)}
     for factor in overview_factors(grid):
-        levels[overview_name(factor)] = Level(_overview(root, factor), grid.shard // factor)
+        coordinates = scaled_coordinates(scene, grid.scale, factor)
+        dataset = _overview(root, factor, coordinates)
+        levels[overview_name(factor)] = Level(dataset, grid.shard // factor)
     return levels
 
 
@@ -41,6 +45,11 @@ def _root(
         name: scene[name].variable for name in ("wavelength", "fwhm") if name in scene.coords
     }
     coordinates |= {"good_band": ("band", good), **scaled_coordinates(scene, grid.scale)}
+    if is_swath(scene):
+        coordinates |= {
+            name: (("y", "x"), _empty(grid.output_size, "float64"), attributes)
+            for name, attributes in POSITIONS.items()
+        }
     # xarray encodes on writing; the values here are never computed.
     dtype = (
         "float32" if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
@@ -53,17 +62,29 @@ def _root(
     }
     attributes = {"Conventions": "CF-1.11", "title": "super-resolved hyperspectral scene"}
     attributes |= {name: scene.attrs[name] for name in _CARRIED if name in scene.attrs}
-    return _finished(xr.Dataset(variables, coordinates, attributes))
+    box = geobox_of(scene)
+    fine = None if box is None else box.zoom_out(1 / grid.scale)
+    factors, crs = overview_factors(grid), _crs_of(scene)
+    attributes |= multiscales_attributes(factors, grid.output_size, fine, crs)
+    variables[VARIABLE].attrs |= spatial_attributes(fine, crs)
+    return xr.Dataset(variables, coordinates, attributes)
 
 
-def _overview(root: xr.Dataset, factor: int) -> xr.Dataset:
+def _overview(root: xr.Dataset, factor: int, coordinates: dict[str, xr.Variable]) -> xr.Dataset:
     values = root[VARIABLE]
     count, rows, columns = values.shape
     coarse = _empty((count, -(-rows // factor), -(-columns // factor)), values.dtype)
     variable = xr.Variable(values.dims, coarse, values.attrs)
-    coordinates = overview_coordinates(root, factor)
     bands = {name: root[name].variable for name in root.coords if root[name].dims == ("band",)}
-    return _finished(xr.Dataset({VARIABLE: variable}, {**bands, **coordinates}))
+    level = xr.Dataset({VARIABLE: variable}, {**bands, **coordinates})
+    placed = spatial_attributes(geobox_of(level), _crs_of(level))
+    level[VARIABLE].attrs |= placed
+    return _finished(level.assign_attrs(placed))
+
+
+def _crs_of(scene: xr.Dataset) -> str | None:
+    reference = scene.coords.get("spatial_ref")
+    return None if reference is None else reference.attrs.get("crs_wkt")
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -22,6 +22,7 @@ from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import FILL_DEPTH
 from pipeline.overviews import coarser, halve, overview_name
 from pipeline.store import OutputScene, TileRecord
+from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
 
 _TURNED_ROWS = 8
 
@@ -56,11 +57,13 @@ class TileInput:
         values: `(bands, rows, cols)` physical of the core and what lies around it, NaN in gaps.
         core: in the pixels of `values`.
         flags: `(rows, cols)` of the core, where the source has quality layers.
+        positions: where the scene is a swath.
     """
 
     values: Values
     core: Window
     flags: Flags | None = None
+    positions: Positions | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ class TileOutput:
     Attributes:
         values: `(bands, rows, cols)` of HR pixels, NaN in gaps.
         quality: `(rows, cols)` of LR pixels.
+        positions: of LR pixels.
     """
 
     values: Values
     quality: Flags
+    positions: Positions | None = None
 
 
 def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...]:
@@ -180,14 +185,16 @@ def read_tile(context: SceneContext, tile: Tile) -> TileInput:
     """The physical values of a tile and around it."""
     window, core = context.grid.window(tile, context.margin), context.grid.core(tile)
     values, flags = read_window(context.scene, window), read_flags(context.scene, core)
-    return TileInput(values, core.within(window), flags)
+    positions = read_positions(context.scene, context.grid, tile)
+    return TileInput(values, core.within(window), flags, positions)
 
 
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
     """The core of a read tile, super-resolved."""
     values = super_resolve(tile.values, tile.core, context.engines, context.calibration)
     used, reach = context.calibration.bands.used, context.engines[0].halo
-    return TileOutput(values, pixel_quality(tile.values, used, tile.core, reach, tile.flags))
+    quality = pixel_quality(tile.values, used, tile.core, reach, tile.flags)
+    return TileOutput(values, quality, tile.positions)
 
 
 def write_tile(
@@ -200,6 +207,10 @@ def write_tile(
     encoded, valid = context.encoding.encode(content.values)
     objects = output.write(VARIABLE, window, encoded)
     objects += output.write(QUALITY, window, _repeat(content.quality, scale))
+    if (at := content.positions) is not None:
+        finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
+        for name, degrees in zip(POSITIONS, finer, strict=True):
+            objects += output.write(name, window, degrees)
     values = content.values
     for factor in context.overviews:
         values = halve(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import dask.array as da
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration
 from pipeline.grid import TileGrid, scaled_coordinates
+from pipeline.spectral import BandPlan, Role
 from pipeline.tile import ValueEncoding
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
@@ -21,7 +22,8 @@ def output_dataset(
 ) -> xr.Dataset:
     """The output with a lazy variable of no content yet.
 
-    `good_band` is False where the source says so and where the scene holds no value.
+    `good_band` is False where the source says so and where the output holds no value. Where some
+    bands are not the network's work, `band_role` tells which.
     """
     bands = scene.sizes["band"]
     rows, columns = grid.output_size
@@ -31,11 +33,13 @@ def output_dataset(
     )
     values = da.zeros((bands, rows, columns), dtype=dtype, chunks=(bands, grid.shard, grid.shard))
     good = np.zeros(bands, dtype=bool)
-    good[list(calibration.bands.used)] = True
+    good[list(calibration.bands.valued)] = True
     coordinates: dict[str, Any] = {
         name: scene[name].variable for name in ("wavelength", "fwhm") if name in scene.coords
     }
     coordinates |= {"good_band": ("band", good), **scaled_coordinates(scene, grid.scale)}
+    if calibration.bands.upsampled:
+        coordinates["band_role"] = _band_roles(calibration.bands, bands)
     variable = xr.Variable(("band", "y", "x"), values, _variable_attributes(scene))
     if "spatial_ref" in coordinates:
         # As an attribute: from the encoding, xarray would not reopen spatial_ref as a coordinate.
@@ -46,6 +50,18 @@ def output_dataset(
     for coordinate in result.coords.values():
         coordinate.encoding = {"_FillValue": None} if coordinate.dtype.kind == "f" else {}
     return result
+
+
+def _band_roles(plan: BandPlan, bands: int) -> xr.Variable:
+    """Where each band's values come from, as CF flags (CF conventions, section 3.5)."""
+    names = list(get_args(Role))
+    flags = np.array([names.index(role) for role in plan.roles(bands)], np.int8)
+    attributes = {
+        "long_name": "origin of the values",
+        "flag_values": list(range(len(names))),
+        "flag_meanings": " ".join(names),
+    }
+    return xr.Variable(("band",), flags, attributes)
 
 
 def _variable_attributes(scene: xr.Dataset) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from model.extent import Extent
 from model.inference import Engine
 from pipeline.arrays import OutputArray
 from pipeline.calibration import Calibration, Values, network_input, read_window
+from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
-from pipeline.nodata import FILL_DEPTH
+from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.store import TileRecord
 
 _TURNED_ROWS = 8
@@ -157,8 +158,8 @@ def super_resolve(
         calibration: the scene's constants.
 
     Returns:
-        `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are not used and
-        where the LR pixel under a value is a gap.
+        `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are neither used
+        nor enlarged, and where the LR pixel under a value is a gap.
     """
     scale, device = engines[0].config.scale, engines[0].device
     inputs = torch.from_numpy(network_input(values, calibration)).to(device)
@@ -172,6 +173,9 @@ def super_resolve(
         _add_weighted(total, y, window.kept, torch.from_numpy(weight).to(device))
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
+    if bands := list(plan.upsampled):
+        filled = fill_gaps(values[bands], calibration.background[bands])
+        result[bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
         result[band][gaps[band].repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import xarray as xr
 import zarr
 
 from model import inference
@@ -23,6 +24,7 @@ from pipeline.grid import Tile, Window
 from pipeline.plan import SceneJob
 from pipeline.product import output_dataset
 from pipeline.readers import open_scene
+from pipeline.resampling import in_model_bands
 from pipeline.settings import Precision
 from pipeline.store import TileRecord
 from pipeline.tile import (
@@ -71,7 +73,7 @@ class Worker:
         Raises:
             SceneError: the scene cannot be processed; whatever was published stays as it was.
         """
-        scene = open_scene(job.uri)
+        scene = self._scene(job)
         options = job.options
         calibration: Calibration = self._compute.submit(
             calibrate,
@@ -79,6 +81,8 @@ class Worker:
             self._engine,
             self._card,
             policy=options.bands,
+            outside=options.outside,
+            tolerance=options.tolerance,
             normalise=options.normalise,
             pooling=options.attention,
         ).result()
@@ -122,8 +126,12 @@ class Worker:
         return ValueEncoding.of_scene(
             source,
             float32=job.options.dtype == "float32",
-            needs_fill=len(calibration.bands.used) < job.bands,
+            needs_fill=len(calibration.bands.valued) < job.bands,
         )
+
+    def _scene(self, job: SceneJob) -> xr.Dataset:
+        """The source in the bands that the job's options ask for."""
+        return in_model_bands(open_scene(job.uri), self._card, job.options.bands)
 
     def _open(self, job: SceneJob) -> tuple[SceneContext, OutputArray]:
         """The scene's context, from the few kept open."""
@@ -141,7 +149,7 @@ class Worker:
         if data is None:
             raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
         calibration = Calibration.from_bytes(data)
-        scene = open_scene(job.uri)
+        scene = self._scene(job)
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
         engines = scene_engines(self._engine, calibration)
         context = SceneContext(scene, job.grid, calibration, encoding, engines)

@@ -245,9 +245,10 @@ def network_input(values: Values, calibration: Calibration) -> Values:
     used = list(calibration.bands.used)
     result = np.zeros_like(values)
     result[used] = fill_gaps(values[used], calibration.background[used])
-    if calibration.bands.kind != "windows":
+    result *= calibration.gains[:, None, None]
+    if calibration.bands.kind != "windows":  # after scaling: an unused band has no level of its own
         _interpolate_unused(result, calibration.bands.windows[0].bands, set(used))
-    return result * calibration.gains[:, None, None]
+    return result
 
 
 def _interpolate_unused(values: Values, inputs: Sequence[int], used: set[int]) -> None:

@@ -146,6 +146,14 @@ def test_what_no_good_band_covers_is_no_good_band() -> None:
         plan_bands(short, CARD, short["good_band"].values.tolist(), "resample")
 
 
+def test_narrow_bands_far_apart_cover_what_lies_between_them() -> None:
+    """Bands of 2 nm every 10 nm: the spectrum is taken to be linear between them, up to a gap."""
+    centres = np.array([*np.arange(480.0, 531.0, 10), *np.arange(560.0, 601.0, 10)])
+    covered = combine(evenly(centres, 2.0), evenly(np.array(CARD.wavelengths), 10.0)).covered
+    assert np.allclose(covered[[0, 1, 2, 7, 8]], 1.0, atol=0.01)
+    assert covered[4] < 0.25 and covered[5] < 0.25  # 540 and 550 nm
+
+
 def test_a_gap_of_one_pixel_is_bridged_only_where_little_is_missing() -> None:
     weights = np.array([[0.5, 0.45, 0.05], [0.1, 0.4, 0.5], [0.0, 0.0, 0.0]])
     values = np.array([[[2.0, 2.0]], [[4.0, 4.0]], [[np.nan, np.inf]]], np.float32)

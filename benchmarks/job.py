@@ -33,9 +33,10 @@ from model.inference import Engine
 from pipeline import open_scene
 from pipeline.actors import ray_session
 from pipeline.calibration import calibrate
+from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.job import run
-from pipeline.tile import SceneContext, ValueEncoding, read_tile, run_engine, scene_engines
+from pipeline.tile import SceneContext, read_tile, run_engine, scene_engines
 
 
 def computation(engine: Engine, card: Card, scene_path: Path, tile: int) -> dict[str, float]:
@@ -48,7 +49,7 @@ def computation(engine: Engine, card: Card, scene_path: Path, tile: int) -> dict
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], tile, engine.config.scale)
     context = SceneContext(scene, grid, kept[0], ValueEncoding("int16"), engines)
     inputs = [read_tile(context, each) for each in grid]
-    tensors = [(torch.from_numpy(values)[None], core) for values, core in inputs]
+    tensors = [(torch.from_numpy(each.values)[None], each.core) for each in inputs]
     run_engine(engines[0], *tensors[0])  # the first call lays out the weights
 
     def tiles() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
 import google_crc32c
 import numcodecs
@@ -16,17 +19,21 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
-from pipeline.grid import TileGrid, Window
+from pipeline.grid import Window
 from pipeline.settings import Layout
-from pipeline.storage import is_local, open_filesystem
+from pipeline.storage import is_local, join, open_filesystem
 
 VARIABLE = "reflectance"
-# Objects that make a group visible, in the order in which they are written; the last one decides.
+# Documents that make a group visible, in the order in which they are written; the last decides.
 ROOTS: dict[Layout, tuple[str, ...]] = {
     "sharded": ("zarr.json",),
     "plain": (".zmetadata", ".zattrs", ".zgroup"),
 }
-METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+_GROUP = re.compile(r"(overviews/(\d+/)?)?(zarr\.json|\.zgroup|\.zattrs|\.zmetadata)")
+_TILED = re.compile(
+    r"(overviews/\d+/)?(reflectance|quality|lat|lon)/(?!(.*/)?(zarr\.json|\.zarray|\.zattrs)$).+"
+)
+MAX_CHUNK = 128  # pixels along a chunk's side
 _PLAIN_BANDS = 16  # bands of a chunk in the plain layout
 
 
@@ -42,14 +49,31 @@ class WrittenObject:
 class _RecordingStore(WrapperStore[Store]):
     """Passes writes on and remembers size and checksum of each object."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         super().__init__(store)
+        self._name = name
         self.written: dict[str, WrittenObject] = {}
 
     async def set(self, key: str, value: Buffer) -> None:
         data = value.to_bytes()
         await super().set(key, value)
-        self.written[key] = WrittenObject(f"{VARIABLE}/{key}", len(data), checksum(data))
+        self.written[key] = WrittenObject(f"{self._name}/{key}", len(data), checksum(data))
+
+
+def is_of_group(key: str) -> bool:
+    """Whether an object's key, below the scene, is a document of one of its groups."""
+    return _GROUP.fullmatch(key) is not None
+
+
+def is_of_tile(key: str) -> bool:
+    """Whether it is data that a tile writes."""
+    return _TILED.fullmatch(key) is not None
+
+
+def root_last(keys: Iterable[str]) -> list[str]:
+    """Documents of groups in the order in which to write them."""
+    order = [name for names in ROOTS.values() for name in names]
+    return sorted(keys, key=lambda key: (-key.count("/"), order.index(key.rpartition("/")[2])))
 
 
 def checksum(data: bytes) -> str:
@@ -58,17 +82,17 @@ def checksum(data: bytes) -> str:
 
 
 class OutputArray:
-    """The scene's array, open for whole-shard writes."""
+    """One array of a scene, open for whole-shard writes; bands first where it has bands."""
 
-    def __init__(self, url: str) -> None:
-        self._store = _RecordingStore(_zarr_store(url))
+    def __init__(self, scene_url: str, name: str) -> None:
+        self._store = _RecordingStore(_zarr_store(join(scene_url, name)), name)
         opened = zarr.open_array(self._store, mode="r+")
         # A tile of nothing but fill still leaves its shard: the ledger counts on it.
         self._array = opened.with_config({"write_empty_chunks": True})
         self.shard = self._array.shards or self._array.chunks
 
     def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
-        """Write `(bands, rows, cols)` at a window of HR pixels.
+        """Write `(..., rows, cols)` at a window of the array's pixels.
 
         Raises:
             ValueError: the window is not made of whole shards, which would lose data silently
@@ -76,21 +100,22 @@ class OutputArray:
         """
         rows, columns = window.slices
         for piece, side, size in zip(
-            (rows, columns), self.shard[1:], self._array.shape[1:], strict=True
+            (rows, columns), self.shard[-2:], self._array.shape[-2:], strict=True
         ):
             if piece.start % side or (piece.stop % side and piece.stop != size):
                 raise ValueError(f"window {window} is not aligned to shards of {self.shard}")
-        self._array[:, rows, columns] = block
+        self._array[..., rows, columns] = block
         return tuple(self._store.written.pop(key) for key in sorted(self._keys(window)))
 
     def _keys(self, window: Window) -> list[str]:
-        counts = -(-self._array.shape[0] // self.shard[0])
-        rows, columns = (
+        ahead = zip(self._array.shape[:-2], self.shard[:-2], strict=True)
+        counts = [range(-(-size // side)) for size, side in ahead]
+        counts += [
             range(piece.start // side, -(-piece.stop // side))
-            for piece, side in zip(window.slices, self.shard[1:], strict=True)
-        )
+            for piece, side in zip(window.slices, self.shard[-2:], strict=True)
+        ]
         encode = self._array.metadata.encode_chunk_key
-        return [encode((b, r, c)) for b in range(counts) for r in rows for c in columns]
+        return [encode(place) for place in product(*counts)]
 
 
 def _zarr_store(url: str) -> Store:
@@ -100,42 +125,72 @@ def _zarr_store(url: str) -> Store:
     return FsspecStore.from_url(url)
 
 
+@dataclass(frozen=True)
+class Level:
+    """One group of a store: its content, lazy where tiles write it, and a shard's side there."""
+
+    dataset: xr.Dataset
+    shard: int
+
+
 def scene_template(
-    dataset: xr.Dataset, grid: TileGrid, layout: Layout, encoding: dict[str, Any]
+    groups: Mapping[str, Level], layout: Layout, encoding: dict[str, Any]
 ) -> dict[str, bytes]:
     """The objects of an empty output store, as xarray itself writes them.
 
     Args:
-        dataset: coordinates, attributes and the lazy, dask-backed variable.
-        grid: gives shards and chunks.
+        groups: by path; the root's is "".
         layout: `sharded` is Zarr v3; `plain` is Zarr v2, which every GDAL since 3.4 reads.
         encoding: `dtype`, `scale_factor`, `add_offset`, `_FillValue` of the values.
 
     Returns:
-        Bytes by key; the objects named in `ROOTS` carry the consolidated metadata.
+        Bytes by key; the root's carry the consolidated metadata of all groups.
     """
-    bands = dataset.sizes["band"]
     memory = MemoryStore()
+    version: Literal[2, 3] = 3 if layout == "sharded" else 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
-        dataset.to_zarr(
-            memory,
-            compute=False,
-            mode="w",
-            zarr_format=3 if layout == "sharded" else 2,
-            consolidated=True,
-            encoding={VARIABLE: {**encoding, **_storage(bands, grid, layout)}},
-        )
+        for path, level in groups.items():
+            level.dataset.to_zarr(
+                memory,
+                group=path or None,
+                compute=False,
+                mode="w",
+                zarr_format=version,
+                consolidated=False,
+                encoding=_encodings(level, layout, encoding),
+            )
+        zarr.consolidate_metadata(memory, zarr_format=version)
     return {key: value.to_bytes() for key, value in memory._store_dict.items()}
 
 
-def _storage(bands: int, grid: TileGrid, layout: Layout) -> dict[str, Any]:
+def _encodings(level: Level, layout: Layout, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        str(name): {
+            **(values if name == VARIABLE else {}),
+            **_storage(array.shape[:-2], level.shard, layout),
+        }
+        for name, array in level.dataset.variables.items()
+        if array.chunks is not None
+    }
+
+
+def _storage(bands: tuple[int, ...], shard: int, layout: Layout) -> dict[str, Any]:
     if layout == "plain":
         blosc = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.BITSHUFFLE)
-        chunks = (min(bands, _PLAIN_BANDS), grid.shard, grid.shard)
+        chunks = (*(min(size, _PLAIN_BANDS) for size in bands), shard, shard)
         return {"chunks": chunks, "compressors": (blosc,)}
+    compressors = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
+    side = chunk_side(shard)
     return {
-        "shards": (bands, grid.shard, grid.shard),
-        "chunks": (bands, grid.chunk, grid.chunk),
-        "compressors": (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
+        "shards": (*bands, shard, shard),
+        "chunks": (*bands, side, side),
+        "compressors": compressors,
     }
+
+
+def chunk_side(shard: int) -> int:
+    """Pixels along a chunk's side: the largest part of a shard up to `MAX_CHUNK`."""
+    return next(
+        shard // n for n in range(1, shard + 1) if shard % n == 0 and shard // n <= MAX_CHUNK
+    )

@@ -60,6 +60,7 @@ Tolerance = Annotated[float | None, typer.Option(help=_help("tolerance"))]
 Normalise = Annotated[
     str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
 ]
+Mask = Annotated[list[str] | None, typer.Option(help=f"Repeatable. {_help('mask')}")]
 Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
 Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
 Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
@@ -96,6 +97,7 @@ def run(
     outside: Outside = None,
     tolerance: Tolerance = None,
     normalise: Normalise = None,
+    mask: Mask = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,
@@ -157,6 +159,7 @@ def plan(
     outside: Outside = None,
     tolerance: Tolerance = None,
     normalise: Normalise = None,
+    mask: Mask = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,

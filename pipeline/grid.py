@@ -11,8 +11,6 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-MAX_CHUNK = 128  # HR pixels along a chunk's side
-
 
 @dataclass(frozen=True, order=True)
 class Tile:
@@ -106,14 +104,6 @@ class TileGrid:
         """HR pixels along a shard's side: exactly one tile, so no two writers share an object."""
         return self.tile * self.scale
 
-    @property
-    def chunk(self) -> int:
-        """HR pixels along a chunk's side: the largest part of a shard up to `MAX_CHUNK`."""
-        parts = range(1, self.shard + 1)
-        return next(
-            self.shard // n for n in parts if self.shard % n == 0 and self.shard // n <= MAX_CHUNK
-        )
-
 
 def geobox_of(scene: xr.Dataset) -> GeoBox | None:
     """The scene's grid, or None where it has no affine georeferencing."""
@@ -137,10 +127,23 @@ def scaled_coordinates(scene: xr.Dataset, scale: int) -> dict[str, xr.Variable]:
     """
     rows, columns = scene.sizes["y"] * scale, scene.sizes["x"] * scale
     box = geobox_of(scene)
-    if box is None:
+    affine = None if box is None else box.zoom_out(1 / scale).affine
+    return _coordinates(scene, rows, columns, affine)
+
+
+def overview_coordinates(fine: xr.Dataset, factor: int) -> dict[str, xr.Variable]:
+    """The same for a level whose pixels are `factor` times larger; its last may reach beyond."""
+    rows, columns = (-(-fine.sizes[axis] // factor) for axis in ("y", "x"))
+    box = geobox_of(fine)
+    affine = None if box is None else box.affine * Affine.scale(factor)
+    return _coordinates(fine, rows, columns, affine)
+
+
+def _coordinates(
+    scene: xr.Dataset, rows: int, columns: int, affine: Affine | None
+) -> dict[str, xr.Variable]:
+    if affine is None:
         return _pixel_centres(rows, columns)
-    fine = box.zoom_out(1 / scale)
-    affine = fine.affine
     if affine.is_rectilinear and affine.b == 0:
         centres = {
             "x": _axis("x", affine.c + affine.a * (np.arange(columns) + 0.5), scene["x"].attrs),

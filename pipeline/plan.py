@@ -25,6 +25,7 @@ from pipeline.settings import (
     Attention,
     Bands,
     Layout,
+    Mask,
     Normalise,
     Outside,
     Precision,
@@ -46,6 +47,7 @@ class OutputOptions:
     attention: Attention
     bands: Bands
     normalise: Normalise
+    mask: tuple[Mask, ...]
     dtype: Literal["source", "float32"]
     layout: Layout
     outside: Outside = "fill"
@@ -53,7 +55,9 @@ class OutputOptions:
 
     @classmethod
     def of(cls, settings: RunSettings) -> OutputOptions:
-        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+        given = {name: getattr(settings, name) for name in cls.__dataclass_fields__}
+        mask = tuple(sorted(set(settings.mask) - {"none"}))
+        return cls(**given | {"mask": mask})
 
 
 @dataclass(frozen=True)

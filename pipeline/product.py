@@ -1,4 +1,4 @@
-"""The output scene as a Dataset, before it has any content."""
+"""The output scene as Datasets, one per level, before it has any content."""
 
 from __future__ import annotations
 
@@ -8,48 +8,82 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from pipeline.arrays import VARIABLE
+from pipeline.arrays import VARIABLE, Level
 from pipeline.calibration import Calibration
-from pipeline.grid import TileGrid, scaled_coordinates
+from pipeline.encoding import ValueEncoding
+from pipeline.grid import TileGrid, overview_coordinates, scaled_coordinates
+from pipeline.masks import QUALITY, quality_attributes
+from pipeline.overviews import overview_factors, overview_name
 from pipeline.spectral import BandPlan, Role
-from pipeline.tile import ValueEncoding
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
 
 
-def output_dataset(
+def output_levels(
     scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
-) -> xr.Dataset:
-    """The output with a lazy variable of no content yet.
+) -> dict[str, Level]:
+    """The output's groups by path, with lazy variables of no content yet.
 
     `good_band` is False where the source says so and where the output holds no value. Where some
     bands are not the network's work, `band_role` tells which.
     """
-    bands = scene.sizes["band"]
-    rows, columns = grid.output_size
-    # xarray encodes on writing; the values here are never computed.
-    dtype = (
-        np.float32 if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
-    )
-    values = da.zeros((bands, rows, columns), dtype=dtype, chunks=(bands, grid.shard, grid.shard))
-    good = np.zeros(bands, dtype=bool)
+    root = _root(scene, grid, calibration, encoding)
+    levels = {"": Level(root, grid.shard)}
+    for factor in overview_factors(grid):
+        levels[overview_name(factor)] = Level(_overview(root, factor), grid.shard // factor)
+    return levels
+
+
+def _root(
+    scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
+) -> xr.Dataset:
+    good = np.zeros(scene.sizes["band"], dtype=bool)
     good[list(calibration.bands.valued)] = True
     coordinates: dict[str, Any] = {
         name: scene[name].variable for name in ("wavelength", "fwhm") if name in scene.coords
     }
     coordinates |= {"good_band": ("band", good), **scaled_coordinates(scene, grid.scale)}
     if calibration.bands.upsampled:
-        coordinates["band_role"] = _band_roles(calibration.bands, bands)
-    variable = xr.Variable(("band", "y", "x"), values, _variable_attributes(scene))
-    if "spatial_ref" in coordinates:
-        # As an attribute: from the encoding, xarray would not reopen spatial_ref as a coordinate.
-        variable.attrs["grid_mapping"] = "spatial_ref"
+        coordinates["band_role"] = _band_roles(calibration.bands, len(good))
+    # xarray encodes on writing; the values here are never computed.
+    dtype = (
+        "float32" if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
+    )
+    values = _empty((scene.sizes["band"], *grid.output_size), dtype)
+    quality = xr.Variable(("y", "x"), _empty(grid.output_size, "uint16"), quality_attributes())
+    variables = {
+        VARIABLE: xr.Variable(("band", "y", "x"), values, _variable_attributes(scene)),
+        QUALITY: quality,
+    }
     attributes = {"Conventions": "CF-1.11", "title": "super-resolved hyperspectral scene"}
     attributes |= {name: scene.attrs[name] for name in _CARRIED if name in scene.attrs}
-    result = xr.Dataset({VARIABLE: variable}, coordinates, attributes)
-    for coordinate in result.coords.values():
-        coordinate.encoding = {"_FillValue": None} if coordinate.dtype.kind == "f" else {}
-    return result
+    return _finished(xr.Dataset(variables, coordinates, attributes))
+
+
+def _overview(root: xr.Dataset, factor: int) -> xr.Dataset:
+    values = root[VARIABLE]
+    count, rows, columns = values.shape
+    coarse = _empty((count, -(-rows // factor), -(-columns // factor)), values.dtype)
+    variable = xr.Variable(values.dims, coarse, values.attrs)
+    coordinates = overview_coordinates(root, factor)
+    bands = {name: root[name].variable for name in root.coords if root[name].dims == ("band",)}
+    return _finished(xr.Dataset({VARIABLE: variable}, {**bands, **coordinates}))
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    return da.zeros(shape, dtype=dtype, chunks=shape)  # type: ignore[no-untyped-call]
+
+
+def _finished(dataset: xr.Dataset) -> xr.Dataset:
+    """With what xarray needs to be told for reading it back as it is here."""
+    if "spatial_ref" in dataset.coords:
+        for variable in dataset.data_vars.values():
+            # As an attribute: from the encoding, xarray would not reopen spatial_ref as one.
+            variable.attrs["grid_mapping"] = "spatial_ref"
+    for coordinate in dataset.coords.values():
+        if coordinate.chunks is None:
+            coordinate.encoding = {"_FillValue": None} if coordinate.dtype.kind == "f" else {}
+    return dataset
 
 
 def _band_roles(plan: BandPlan, bands: int) -> xr.Variable:

@@ -16,6 +16,9 @@ Precision = Literal["auto", "fp32", "bf16"]  # as in model.inference, without lo
 Bands = Literal["auto", "match", "resample", "windows"]
 Outside = Literal["fill", "upsample"]
 Normalise = Literal["auto", "reflectance", "scene", "bands"]
+Mask = Literal[
+    "none", "cloud", "cloud_shadow", "cirrus", "haze", "snow", "water", "saturated", "defective"
+]
 Layout = Literal["sharded", "plain"]
 
 
@@ -51,6 +54,10 @@ class RunSettings(BaseSettings):
     normalise: Normalise = Field(
         "auto",
         description="How values reach [0, 1]: as they are, by one factor, or one per band.",
+    )
+    mask: list[Mask] = Field(
+        ["defective"],
+        description="Quality flags of the source whose pixels are treated as nodata; 'none': none.",
     )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
     layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")

@@ -11,11 +11,22 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.arrays import METADATA, ROOTS, VARIABLE, OutputArray, WrittenObject
+from numpy.typing import NDArray
+
+from pipeline.arrays import (
+    ROOTS,
+    OutputArray,
+    WrittenObject,
+    is_of_group,
+    is_of_tile,
+    root_last,
+)
+from pipeline.grid import Window
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
 STATE = "_sr-archive"
@@ -82,24 +93,20 @@ class SceneStore:
     def prepare(
         self, template: dict[str, bytes], calibration: bytes, state: dict[str, Any]
     ) -> None:
-        """Create the arrays' metadata and coordinates, all but the root; record the state last.
+        """Create the arrays' metadata and coordinates, no group; record the state last.
 
         Args:
             template: objects by key, from `scene_template`.
             calibration: the scene's constants.
             state: JSON facts with at least `fingerprint` and `tiles`.
         """
-        roots = next(roots for roots in ROOTS.values() if roots[-1] in template)
-        for key, data in template.items():
-            if key not in roots:
-                write_atomic(self._fs, join(self.path, key), data)
-        held_back = {key: json.loads(template[key]) for key in roots}
-        write_atomic(self._fs, join(self._state, "root.json"), json.dumps(held_back).encode())
+        groups = [key for key in template if is_of_group(key)]
+        for key in template.keys() - set(groups):
+            write_atomic(self._fs, join(self.path, key), template[key])
+        held_back = {key: json.loads(template[key]) for key in root_last(groups)}
+        write_atomic(self._fs, join(self._state, "groups.json"), json.dumps(held_back).encode())
         write_atomic(self._fs, join(self._state, "calibration.safetensors"), calibration)
         write_atomic(self._fs, join(self._state, "scene.json"), json.dumps(state).encode())
-
-    def open_array(self) -> OutputArray:
-        return OutputArray(join(self.url, VARIABLE))
 
     def record(self, record: TileRecord) -> None:
         """Add one finished tile to the ledger; called after its shard is written."""
@@ -144,9 +151,10 @@ class SceneStore:
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
         entries = [asdict(records[key]) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
-        roots = json.loads(self._fs.cat_file(join(self._state, "root.json")))
-        for key, document in roots.items():
-            _attributes_of(key, document).update(attributes)
+        groups = json.loads(self._fs.cat_file(join(self._state, "groups.json")))
+        for key, document in groups.items():
+            if "/" not in key:
+                _attributes_of(key, document).update(attributes)
             write_atomic(self._fs, join(self.path, key), json.dumps(document, indent=1).encode())
         self._remove(join(self._state, "tiles"))
         self.clear_quarantine()
@@ -156,6 +164,8 @@ class SceneStore:
         for roots in ROOTS.values():
             if read_if_present(self._fs, join(self.path, roots[-1])) is not None:
                 self._fs.rm_file(join(self.path, roots[-1]))
+        for key in filter(is_of_group, self._keys()):
+            self._fs.rm_file(join(self.path, key))
         # State before data: a run that is killed here must not resume into what is half removed.
         self._remove(self._state)
         self._remove(self.path)
@@ -172,17 +182,16 @@ class SceneStore:
             self._fs.rm_file(self._quarantine)
 
     def objects(self) -> dict[str, int]:
-        """Sizes of the array's data objects by key below the scene."""
-        prefix = join(self.path, VARIABLE)
-        return {
-            f"{VARIABLE}{path[len(prefix) :]}": int(info["size"])
-            for path, info in self._find(prefix).items()
-            if path.rsplit("/", 1)[-1] not in METADATA
-        }
+        """Sizes of the data objects that tiles write, by key below the scene."""
+        return {key: int(info["size"]) for key, info in self._keys().items() if is_of_tile(key)}
 
     def read(self, key: str) -> bytes:
         data: bytes = self._fs.cat_file(join(self.path, key))
         return data
+
+    def _keys(self) -> dict[str, dict[str, Any]]:
+        """Every object of the scene by its key below it."""
+        return {path[len(self.path) + 1 :]: info for path, info in self._find(self.path).items()}
 
     def _find(self, path: str) -> dict[str, dict[str, Any]]:
         self._fs.invalidate_cache()
@@ -206,3 +215,19 @@ def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:
         return nested
     attributes: dict[str, Any] = document.setdefault("attributes", {}) if key == "zarr.json" else {}
     return attributes
+
+
+class OutputScene:
+    """The arrays of a scene that tiles write, each opened when it is first needed."""
+
+    def __init__(self, store: SceneStore) -> None:
+        self._url = store.url
+        self._arrays: dict[str, OutputArray] = {}
+        self._lock = threading.Lock()
+
+    def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
+        """Write whole shards of the array of this path; see `OutputArray.write`."""
+        with self._lock:
+            if name not in self._arrays:
+                self._arrays[name] = OutputArray(self._url, name)
+        return self._arrays[name].write(window, block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,104 +14,17 @@ from numpy.typing import NDArray
 
 from model.extent import Extent
 from model.inference import Engine
-from pipeline.arrays import OutputArray
+from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, Values, network_input, read_window
+from pipeline.encoding import ValueEncoding
 from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
+from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import FILL_DEPTH, fill_gaps
-from pipeline.store import TileRecord
+from pipeline.overviews import coarser, halve, overview_name
+from pipeline.store import OutputScene, TileRecord
 
 _TURNED_ROWS = 8
-
-
-@dataclass(frozen=True)
-class ValueEncoding:
-    """How physical values are stored: stored = (physical - add_offset) / scale_factor.
-
-    Attributes:
-        dtype: NumPy name of the stored type.
-        fill: stored value of nodata; None where an integer source has none and needs none.
-    """
-
-    dtype: str
-    scale_factor: float = 1.0
-    add_offset: float = 0.0
-    fill: float | int | None = None
-
-    @classmethod
-    def of_scene(
-        cls, encoding: Mapping[Any, Any], *, float32: bool, needs_fill: bool
-    ) -> ValueEncoding:
-        """The source's own integer scale, or float32 with NaN.
-
-        Args:
-            encoding: of the source variable: `dtype`, `scale_factor`, `add_offset`, `_FillValue`.
-            float32: ask for physical float32 whatever the source.
-            needs_fill: some output values are fill though the source declares no fill value;
-                the type's lowest (signed) or highest (unsigned) value is taken then.
-        """
-        dtype = np.dtype(encoding.get("dtype", "float32"))
-        if float32 or not np.issubdtype(dtype, np.integer):
-            return cls("float32", fill=float("nan"))
-        fill = encoding.get("_FillValue")
-        limits = np.iinfo(dtype)
-        if fill is None or not limits.min <= float(fill) <= limits.max:
-            fill = (limits.min if limits.min < 0 else limits.max) if needs_fill else None
-        return cls(
-            dtype.name,
-            float(encoding.get("scale_factor", 1.0)),
-            float(encoding.get("add_offset", 0.0)),
-            None if fill is None else int(fill),
-        )
-
-    def to_xarray(self) -> dict[str, Any]:
-        """Encoding for xarray; what is neutral is left out."""
-        facts: dict[str, Any] = {"dtype": self.dtype}
-        if self.scale_factor != 1.0:
-            facts["scale_factor"] = self.scale_factor
-        if self.add_offset != 0.0:
-            facts["add_offset"] = self.add_offset
-        facts["_FillValue"] = self.fill
-        return facts
-
-    def encode(self, physical: Values) -> NDArray[Any]:
-        """Stored values; NaN becomes fill, valid values never do.
-
-        Raises:
-            ValueError: NaN where no fill value is declared.
-        """
-        dtype = np.dtype(self.dtype)
-        if not np.issubdtype(dtype, np.integer):
-            return physical.astype(dtype)
-        result = np.empty(physical.shape, dtype)
-        for plane, encoded in zip(physical, result, strict=True):  # one band fits the cache
-            self._encode_plane(plane, encoded)
-        return result
-
-    def _encode_plane(self, physical: NDArray[np.float32], encoded: NDArray[Any]) -> None:
-        limits = np.iinfo(encoded.dtype)
-        # float32 holds every count of a 16-bit type as exactly as it holds the physical value.
-        precise = np.dtype(np.float32 if encoded.itemsize <= 2 else np.float64)
-        stored = np.subtract(physical, precise.type(self.add_offset), dtype=precise)
-        np.divide(stored, precise.type(self.scale_factor), out=stored)
-        np.rint(stored, out=stored)
-        lowest, highest = stored.min(), stored.max()  # NaN if there is one
-        missing = None
-        if np.isnan(lowest):
-            missing = np.isnan(stored)
-            stored[missing] = 0
-        if not (lowest >= limits.min and highest <= limits.max):
-            np.clip(stored, limits.min, limits.max, out=stored)
-        encoded[...] = stored
-        if self.fill is None:
-            if missing is not None:
-                raise ValueError("nodata in the output, but no fill value is declared")
-            return
-        if not (lowest > self.fill or highest < self.fill):
-            beside = self.fill + 1 if self.fill < limits.max else self.fill - 1
-            encoded[encoded == self.fill] = beside
-        if missing is not None:
-            encoded[missing] = self.fill
 
 
 @dataclass(frozen=True)
@@ -120,6 +33,7 @@ class SceneContext:
 
     Attributes:
         engines: of `scene_engines`.
+        overviews: factors of the levels that tiles write.
     """
 
     scene: xr.Dataset
@@ -127,11 +41,40 @@ class SceneContext:
     calibration: Calibration
     encoding: ValueEncoding
     engines: tuple[Engine, ...]
+    overviews: tuple[int, ...] = ()
 
     @property
     def margin(self) -> int:
         """LR pixels read around a core."""
         return margin_of(self.engines[0])
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """What a tile is made of.
+
+    Attributes:
+        values: `(bands, rows, cols)` physical of the core and what lies around it, NaN in gaps.
+        core: in the pixels of `values`.
+        flags: `(rows, cols)` of the core, where the source has quality layers.
+    """
+
+    values: Values
+    core: Window
+    flags: Flags | None = None
+
+
+@dataclass(frozen=True)
+class TileOutput:
+    """What a tile writes, physical.
+
+    Attributes:
+        values: `(bands, rows, cols)` of HR pixels, NaN in gaps.
+        quality: `(rows, cols)` of LR pixels.
+    """
+
+    values: Values
+    quality: Flags
 
 
 def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...]:
@@ -166,11 +109,12 @@ def super_resolve(
     plan = calibration.bands
     weights = plan.blend_weights(len(values)) / calibration.gains
     rows, columns = core.scaled(scale).shape
-    total = torch.zeros(len(values), rows, columns, device=device)
+    total = torch.empty(len(values), rows, columns, device=device)
+    begun = np.zeros(len(values), dtype=bool)
     for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
         x = inputs[list(window.bands)][None]
         y = run_engine(engine, x, core)[0, window.start : window.stop]
-        _add_weighted(total, y, window.kept, torch.from_numpy(weight).to(device))
+        _blend(total, y, window.kept, torch.from_numpy(weight).to(device), begun)
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
     if bands := list(plan.upsampled):
@@ -178,23 +122,36 @@ def super_resolve(
         result[bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
-        result[band][gaps[band].repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+        result[band][_repeat(gaps[band], scale)] = np.nan
     return result
 
 
-def _add_weighted(
-    total: torch.Tensor, y: torch.Tensor, bands: Sequence[int], weight: torch.Tensor
+def _blend(
+    total: torch.Tensor,
+    y: torch.Tensor,
+    bands: Sequence[int],
+    weight: torch.Tensor,
+    begun: NDArray[np.bool_],
 ) -> None:
-    """total[band] += weight[band] * y, band by band of y, which is channels-last in memory."""
-    runs = np.split(np.arange(len(bands)), np.flatnonzero(np.diff(bands) != 1) + 1)
-    for run in runs:
+    """total[band] += weight[band] * y, band by band of y, which is channels-last in memory.
+
+    Bands that are not `begun` hold nothing yet and are begun here.
+    """
+    places = np.asarray(bands)
+    cuts = (np.diff(places) != 1) | np.diff(begun[places])
+    for run in np.split(np.arange(len(places)), np.flatnonzero(cuts) + 1):
         first, last = int(run[0]), int(run[-1]) + 1
         there = slice(bands[first], bands[first] + last - first)
         factor = weight[there, None, None]
         # A few rows of all bands at a time stay in the cache while their layout is turned.
         for row in range(0, total.shape[1], _TURNED_ROWS):
             rows = slice(row, row + _TURNED_ROWS)
-            total[there, rows].addcmul_(y[first:last, rows], factor)
+            into = total[there, rows]
+            if begun[bands[first]]:
+                into.addcmul_(y[first:last, rows], factor)
+            else:
+                torch.mul(y[first:last, rows], factor, out=into)
+    begun[places] = True
 
 
 def run_engine(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:
@@ -223,31 +180,45 @@ def _unused(used: tuple[int, ...], bands: int) -> NDArray[np.bool_]:
     return mask
 
 
-def read_tile(context: SceneContext, tile: Tile) -> tuple[Values, Window]:
-    """The physical values around a tile and its core inside them."""
-    window = context.grid.window(tile, context.margin)
-    return read_window(context.scene, window), context.grid.core(tile).within(window)
+def read_tile(context: SceneContext, tile: Tile) -> TileInput:
+    """The physical values of a tile and around it."""
+    window, core = context.grid.window(tile, context.margin), context.grid.core(tile)
+    values, flags = read_window(context.scene, window), read_flags(context.scene, core)
+    return TileInput(values, core.within(window), flags)
 
 
-def compute_tile(context: SceneContext, values: Values, core: Window) -> Values:
-    """The core of a read tile, super-resolved, physical."""
-    return super_resolve(values, core, context.engines, context.calibration)
+def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
+    """The core of a read tile, super-resolved."""
+    values = super_resolve(tile.values, tile.core, context.engines, context.calibration)
+    bands, reach = context.calibration.bands.valued, context.engines[0].halo
+    return TileOutput(values, pixel_quality(tile.values, bands, tile.core, reach, tile.flags))
 
 
 def write_tile(
-    context: SceneContext, output: OutputArray, tile: Tile, physical: Values, **seconds: float
+    context: SceneContext, output: OutputScene, tile: Tile, content: TileOutput, **seconds: float
 ) -> TileRecord:
-    """Encode and write a tile's shard; the record is for the ledger."""
+    """Encode and write what a tile makes; the record is for the ledger."""
     started = time.perf_counter()
-    window = context.grid.core(tile).scaled(context.grid.scale)
-    objects = output.write(window, context.encoding.encode(physical))
-    valid = np.isfinite(physical)
-    some = bool(valid.any())
+    scale = context.grid.scale
+    window = context.grid.core(tile).scaled(scale)
+    encoded, valid = context.encoding.encode(content.values)
+    objects = output.write(VARIABLE, window, encoded)
+    objects += output.write(QUALITY, window, _repeat(content.quality, scale))
+    values = content.values
+    for factor in context.overviews:
+        values = halve(values)
+        name = f"{overview_name(factor)}/{VARIABLE}"
+        objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
     return TileRecord(
         tile=tile.key,
         objects=objects,
         seconds={**seconds, "write": round(time.perf_counter() - started, 4)},
-        valid=int(np.count_nonzero(valid)) // context.grid.scale**2,
-        minimum=float(np.nanmin(physical)) if some else None,
-        maximum=float(np.nanmax(physical)) if some else None,
+        valid=valid.count // scale**2,
+        minimum=valid.minimum,
+        maximum=valid.maximum,
     )
+
+
+def _repeat(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Every LR pixel of `(..., rows, cols)` as scale x scale equal ones."""
+    return plane.repeat(scale, axis=-2).repeat(scale, axis=-1)

@@ -15,21 +15,25 @@ import torch
 import xarray as xr
 import zarr
 
-from model import inference
+from model import Card, inference
 from model.checkpoint import unpack
-from pipeline.arrays import OutputArray, scene_template
-from pipeline.calibration import Calibration, Values, calibrate
+from pipeline.arrays import scene_template
+from pipeline.calibration import Calibration, calibrate
+from pipeline.encoding import ValueEncoding
 from pipeline.errors import SceneError
-from pipeline.grid import Tile, Window
+from pipeline.grid import Tile
+from pipeline.masks import mask_pixels
+from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
-from pipeline.product import output_dataset
+from pipeline.product import output_levels
 from pipeline.readers import open_scene
 from pipeline.resampling import in_model_bands
 from pipeline.settings import Precision
-from pipeline.store import TileRecord
+from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
     SceneContext,
-    ValueEncoding,
+    TileInput,
+    TileOutput,
     compute_tile,
     read_tile,
     scene_engines,
@@ -64,7 +68,7 @@ class Worker:
         self._compute = ThreadPoolExecutor(
             1, initializer=torch.set_num_threads, initargs=(threads,)
         )
-        self._scenes: OrderedDict[str, tuple[SceneContext, OutputArray]] = OrderedDict()
+        self._scenes: OrderedDict[str, tuple[SceneContext, OutputScene]] = OrderedDict()
         self._lock = threading.Lock()
 
     def prepare(self, job: SceneJob) -> Prepared:
@@ -73,7 +77,7 @@ class Worker:
         Raises:
             SceneError: the scene cannot be processed; whatever was published stays as it was.
         """
-        scene = self._scene(job)
+        scene = _open(job, self._card)
         options = job.options
         calibration: Calibration = self._compute.submit(
             calibrate,
@@ -87,8 +91,8 @@ class Worker:
             pooling=options.attention,
         ).result()
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
-        dataset = output_dataset(scene, job.grid, calibration, encoding)
-        template = scene_template(dataset, job.grid, options.layout, encoding.to_xarray())
+        levels = output_levels(scene, job.grid, calibration, encoding)
+        template = scene_template(levels, options.layout, encoding.to_xarray())
         store = job.store()
         store.unpublish()
         facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid)}
@@ -103,21 +107,21 @@ class Worker:
         """
         context, output = self._open(job)
         started = time.perf_counter()
-        values, core = read_tile(context, tile)
+        values = read_tile(context, tile)
         read = time.perf_counter()
-        physical, spent = self._compute.submit(self._timed, context, values, core).result()
+        content, spent = self._compute.submit(self._timed, context, values).result()
         record = write_tile(
-            context, output, tile, physical, read=round(read - started, 4), compute=spent
+            context, output, tile, content, read=round(read - started, 4), compute=spent
         )
         record = replace(record, device=self._engine.device.type, precision=self._engine.precision)
         job.store().record(record)
         return record
 
     @staticmethod
-    def _timed(context: SceneContext, values: Values, core: Window) -> tuple[Values, float]:
+    def _timed(context: SceneContext, values: TileInput) -> tuple[TileOutput, float]:
         started = time.perf_counter()
-        physical = compute_tile(context, values, core)
-        return physical, round(time.perf_counter() - started, 4)
+        content = compute_tile(context, values)
+        return content, round(time.perf_counter() - started, 4)
 
     @staticmethod
     def _encoding(
@@ -129,11 +133,7 @@ class Worker:
             needs_fill=len(calibration.bands.valued) < job.bands,
         )
 
-    def _scene(self, job: SceneJob) -> xr.Dataset:
-        """The source in the bands that the job's options ask for."""
-        return in_model_bands(open_scene(job.uri), self._card, job.options.bands)
-
-    def _open(self, job: SceneJob) -> tuple[SceneContext, OutputArray]:
+    def _open(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
         """The scene's context, from the few kept open."""
         with self._lock:
             if job.fingerprint not in self._scenes:
@@ -143,17 +143,24 @@ class Worker:
             self._scenes.move_to_end(job.fingerprint)
             return self._scenes[job.fingerprint]
 
-    def _load(self, job: SceneJob) -> tuple[SceneContext, OutputArray]:
+    def _load(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
         store = job.store()
         data = store.calibration()
         if data is None:
             raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
         calibration = Calibration.from_bytes(data)
-        scene = self._scene(job)
+        scene = _open(job, self._card)
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
         engines = scene_engines(self._engine, calibration)
-        context = SceneContext(scene, job.grid, calibration, encoding, engines)
-        return context, store.open_array()
+        overviews = overview_factors(job.grid)
+        context = SceneContext(scene, job.grid, calibration, encoding, engines, overviews)
+        return context, OutputScene(store)
+
+
+def _open(job: SceneJob, card: Card) -> xr.Dataset:
+    """The scene as the options want it read: pixels masked, bands resampled."""
+    scene = mask_pixels(open_scene(job.uri), job.options.mask)
+    return in_model_bands(scene, card, job.options.bands)
 
 
 def _tune_process(threads: int) -> None:

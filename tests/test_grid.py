@@ -9,7 +9,8 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.grid import MAX_CHUNK, TileGrid, scaled_coordinates
+from pipeline.arrays import MAX_CHUNK, chunk_side
+from pipeline.grid import TileGrid, scaled_coordinates
 
 sizes = st.integers(1, 300)
 
@@ -43,8 +44,8 @@ def test_windows_hold_core_and_halo(height: int, width: int, tile: int, margin: 
 def test_chunks_divide_shards(tile: int, scale: int) -> None:
     grid = TileGrid(1, 1, tile, scale)
     assert grid.shard == tile * scale
-    assert grid.shard % grid.chunk == 0
-    assert grid.chunk <= MAX_CHUNK
+    assert grid.shard % chunk_side(grid.shard) == 0
+    assert chunk_side(grid.shard) <= MAX_CHUNK
 
 
 def georeferenced(affine: Affine, rows: int = 3, columns: int = 5) -> xr.Dataset:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.arrays import scene_template
+from pipeline.arrays import Level, scene_template
 from pipeline.grid import TileGrid, Window
 from pipeline.inventory import verify_scene
-from pipeline.store import SceneStore, TileRecord
+from pipeline.overviews import coarser
+from pipeline.store import OutputScene, SceneStore, TileRecord
 
 GRID = TileGrid(20, 24, 8, 4)
 
@@ -24,7 +25,9 @@ def template(layout: str = "sharded", **encoding: object) -> dict[str, bytes]:
         {"reflectance": (("band", "y", "x"), da.zeros((3, rows, columns), dtype="f4"))},
         coords={"wavelength": ("band", [500.0, 510.0, 520.0])},
     )
-    return scene_template(dataset, GRID, layout, {"dtype": "int16", "_FillValue": -1, **encoding})  # type: ignore[arg-type]
+    small = xr.Dataset({"reflectance": (("band", "y", "x"), da.zeros((3, 40, 48), dtype="f4"))})
+    levels = {"": Level(dataset, GRID.shard), "overviews/2": Level(small, GRID.shard // 2)}
+    return scene_template(levels, layout, {"dtype": "int16", "_FillValue": -1, **encoding})  # type: ignore[arg-type]
 
 
 def prepared(folder: Path, layout: str = "sharded") -> SceneStore:
@@ -34,11 +37,13 @@ def prepared(folder: Path, layout: str = "sharded") -> SceneStore:
 
 
 def fill(store: SceneStore, *, leave: int = 0) -> None:
-    array = store.open_array()
+    output = OutputScene(store)
     for number, tile in enumerate(list(GRID)[: len(GRID) - leave]):
         window = GRID.core(tile).scaled(4)
         height, width = window.bottom - window.top, window.right - window.left
-        objects = array.write(window, np.full((3, height, width), number, np.int16))
+        block = np.full((3, height, width), number, np.int16)
+        objects = output.write("reflectance", window, block)
+        objects += output.write("overviews/2/reflectance", coarser(window, 2), block[:, ::2, ::2])
         store.record(TileRecord(tile.key, objects))
 
 
@@ -49,6 +54,8 @@ def test_nothing_is_visible_before_publish(tmp_path: Path, layout: str) -> None:
     assert store.published() is None
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(store.url)
+    with pytest.raises(FileNotFoundError):
+        xr.open_zarr(store.url, group="overviews/2")
     store.publish({"made": "by a test"}, store.ledger())
     opened = xr.open_zarr(store.url)
     assert opened.attrs["made"] == "by a test"
@@ -56,6 +63,10 @@ def test_nothing_is_visible_before_publish(tmp_path: Path, layout: str) -> None:
     assert opened["reflectance"].shape == (3, 80, 96)
     assert float(opened["reflectance"][0, 0, 40]) == 1.0  # the second tile
     assert store.published() == opened.attrs
+    level = xr.open_zarr(store.url, group="overviews/2")["reflectance"]
+    assert level.shape == (3, 40, 48) and float(level[0, 0, 20]) == 1.0
+    tree = xr.open_datatree(store.url, group="overviews", engine="zarr")
+    assert set(tree.children) == {"2"}
     store.unpublish()
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(store.url)
@@ -82,7 +93,9 @@ def test_every_object_is_in_the_ledger(tmp_path: Path, layout: str) -> None:
 
 def test_a_tile_of_fill_still_leaves_its_shard(tmp_path: Path) -> None:
     store = prepared(tmp_path)
-    objects = store.open_array().write(Window(0, 32, 0, 32), np.full((3, 32, 32), -1, np.int16))
+    objects = OutputScene(store).write(
+        "reflectance", Window(0, 32, 0, 32), np.full((3, 32, 32), -1, np.int16)
+    )
     assert [item.key for item in objects] == ["reflectance/c/0/0/0"]
     assert store.objects() == {objects[0].key: objects[0].bytes}
 
@@ -93,7 +106,8 @@ def test_a_tile_of_fill_still_leaves_its_shard(tmp_path: Path) -> None:
 def test_unaligned_writes_are_refused(tmp_path: Path, window: Window) -> None:
     height, width = window.bottom - window.top, window.right - window.left
     with pytest.raises(ValueError, match="not aligned"):
-        prepared(tmp_path).open_array().write(window, np.zeros((3, height, width), np.int16))
+        output = OutputScene(prepared(tmp_path))
+        output.write("reflectance", window, np.zeros((3, height, width), np.int16))
 
 
 def test_verify_finds_each_kind_of_fault(tmp_path: Path) -> None:
@@ -137,4 +151,10 @@ def test_unpublish_removes_all_but_neighbours(tmp_path: Path) -> None:
 
 def test_the_root_carries_consolidated_metadata() -> None:
     root = json.loads(template()["zarr.json"])
-    assert set(root["consolidated_metadata"]["metadata"]) == {"reflectance", "wavelength"}
+    assert set(root["consolidated_metadata"]["metadata"]) == {
+        "reflectance",
+        "wavelength",
+        "overviews",
+        "overviews/2",
+        "overviews/2/reflectance",
+    }

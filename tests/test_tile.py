@@ -15,11 +15,11 @@ from pipeline.calibration import (
     network_input,
     sample_windows,
 )
+from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
 from pipeline.tile import (
     SceneContext,
-    ValueEncoding,
     compute_tile,
     read_tile,
     scene_engines,
@@ -61,9 +61,8 @@ def tiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int) ->
     context = SceneContext(scene, grid, calibration, encoding, engines)
     result = np.empty((scene.sizes["band"], *grid.output_size), np.float32)
     for each in grid:
-        values, core = read_tile(context, each)
         rows, columns = grid.core(each).scaled(scale).slices
-        result[:, rows, columns] = compute_tile(context, values, core)
+        result[:, rows, columns] = compute_tile(context, read_tile(context, each)).values
     return result
 
 
@@ -201,26 +200,45 @@ def test_encoding_rounds_clips_and_marks_gaps() -> None:
     source = {"dtype": "int16", "scale_factor": 1e-4, "_FillValue": -32768}
     encoding = ValueEncoding.of_scene(source, float32=False, needs_fill=False)
     values = np.array([0.12344, 0.12346, np.nan, 9.0, -9.0], np.float32)
-    assert encoding.encode(values[None])[0].tolist() == [1234, 1235, -32768, 32767, -32767]
+    stored, valid = encoding.encode(values[None, None])
+    assert stored.ravel().tolist() == [1234, 1235, -32768, 32767, -32767]
+    assert (valid.count, valid.minimum, valid.maximum) == (4, -3.2767, 3.2767)
 
 
 def test_encoding_keeps_zero_apart_from_a_zero_fill() -> None:
     encoding = ValueEncoding.of_scene(
         {"dtype": "uint16", "_FillValue": 0}, float32=False, needs_fill=False
     )
-    assert encoding.encode(np.array([[0.2, -3.0, np.nan, 7.4]], np.float32)).tolist() == [
-        [1, 1, 0, 7]
-    ]
+    stored, valid = encoding.encode(np.array([[[0.2, -3.0, np.nan, 7.4]]], np.float32))
+    assert stored.ravel().tolist() == [1, 1, 0, 7]
+    assert valid == ValueRange(3, 1.0, 7.0)
 
 
 def test_encoding_declares_a_fill_only_where_needed() -> None:
     source = {"dtype": "uint16"}
     plain = ValueEncoding.of_scene(source, float32=False, needs_fill=False)
-    assert plain.fill is None and plain.encode(np.array([[65535.0]])).tolist() == [[65535]]
+    assert plain.fill is None and plain.encode(np.array([[[65535.0]]]))[0].tolist() == [[[65535]]]
     with pytest.raises(ValueError, match="no fill value"):
-        plain.encode(np.array([[np.nan]], np.float32))
+        plain.encode(np.array([[[np.nan]]], np.float32))
     needed = ValueEncoding.of_scene(source, float32=False, needs_fill=True)
-    assert needed.fill == 65535 and needed.encode(np.array([[65535.0]])).tolist() == [[65534]]
+    assert needed.fill == 65535 and needed.encode(np.array([[[65535.0]]]))[0].tolist() == [
+        [[65534]]
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_the_range_is_that_of_the_stored_values(dtype: str) -> None:
+    source = {"dtype": dtype, "scale_factor": 1e-4, "_FillValue": -32768}
+    encoding = ValueEncoding.of_scene(source, float32=False, needs_fill=True)
+    values = smooth(4, 9, 11)
+    values[1, 2:5] = values[2] = np.nan
+    stored, valid = encoding.encode(values)
+    decoded = np.where(np.isnan(values), np.nan, stored * encoding.scale_factor)
+    assert valid.count == np.isfinite(values).sum()
+    assert valid.minimum == pytest.approx(np.nanmin(decoded), abs=1e-12)
+    assert valid.maximum == pytest.approx(np.nanmax(decoded), abs=1e-12)
+    nothing = ValueEncoding("float32", fill=float("nan")).encode(np.full_like(values, np.nan))
+    assert nothing[1] == ValueRange()
 
 
 def test_float_sources_stay_physical_float32() -> None:

@@ -133,14 +133,16 @@ def window_starts(bands: int, size: int, overlap: float = OVERLAP) -> list[int]:
 def stretches(used: UsedBands, wavelengths: Wavelengths | None) -> list[tuple[int, ...]]:
     """The used bands, cut where the spectrum has a gap or runs backwards.
 
-    A gap is a step of more than `GAP` times the median step, in wavelength where it is known,
+    Bands in descending order are turned, so that the network sees rising wavelengths. A gap is a step of more than `GAP` times the median step, in wavelength where it is known,
     else in band number.
     """
     bands = np.asarray(used)
     axis = bands if wavelengths is None else np.asarray(wavelengths)[bands]
-    steps = np.diff(axis)
-    if not len(steps):
+    if len(bands) < 2:
         return [tuple(bands.tolist())]
+    steps = np.diff(axis)
+    if np.median(steps) < 0:
+        bands, steps = bands[::-1], -steps[::-1]
     cuts = np.flatnonzero((steps > GAP * np.median(np.abs(steps))) | (steps <= 0)) + 1
     return [tuple(part.tolist()) for part in np.split(bands, cuts)]
 

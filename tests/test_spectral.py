@@ -98,6 +98,14 @@ def test_windows_stop_at_gaps_in_the_spectrum() -> None:
     assert short.kept == (20, 21, 22)
 
 
+def test_windows_of_descending_bands_are_those_of_ascending_ones() -> None:
+    wavelengths = [400.0 + 10 * band for band in range(20)] + [900.0, 910.0, 920.0, 930.0]
+    up = band_windows(range(24), wavelengths, 9)
+    down = band_windows(range(24), wavelengths[::-1], 9)
+    assert [tuple(23 - band for band in window.bands) for window in down] == [w.bands for w in up]
+    assert [(w.start, w.stop) for w in down] == [(w.start, w.stop) for w in up]
+
+
 def test_without_wavelengths_gaps_are_runs_of_missing_bands() -> None:
     used = [*range(10), *range(15, 30)]
     assert [len(part) for part in stretches(used, None)] == [10, 15]

@@ -38,7 +38,9 @@ def sr_archive(
     devices: Literal["auto", "cpu", "cuda"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     attention: Literal["scene", "global"] | None = None,
-    bands: Literal["auto", "match", "windows"] | None = None,
+    bands: Literal["auto", "match", "resample", "windows"] | None = None,
+    outside: Literal["fill", "upsample"] | None = None,
+    tolerance: float | None = None,
     normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Literal["sharded", "plain"] | None = None,
@@ -65,6 +67,8 @@ def sr_archive(
         precision: bf16 where the processor has matrix units for it, else fp32.
         attention: Pooling of channel attention: frozen per scene, or per tile.
         bands: What to do with bands that are not the model's.
+        outside: With bands match, good bands that the model lacks: left out, or by bicubic.
+        tolerance: Largest wavelength difference of a match, nm; default: half a band step.
         normalise: How values reach [0, 1]: as they are, by one factor, or one per band.
         dtype: Type of the output values.
         layout: plain: unsharded Zarr v2, for GDAL before 3.13.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 
@@ -27,8 +27,8 @@ from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.nodata import check_gaps, fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
-from pipeline.settings import Attention, Bands, Normalise
-from pipeline.spectral import BandPlan, match_bands
+from pipeline.settings import Attention, Bands, Normalise, Outside
+from pipeline.spectral import BandPlan, plan_bands
 
 WHOLE_SCENE = 256  # LR pixels; a scene up to this square is sampled whole
 PATCH = 64  # LR pixels along a sample's side
@@ -171,16 +171,20 @@ def calibrate(
     card: Card,
     *,
     policy: Bands = "auto",
+    outside: Outside = "fill",
+    tolerance: float | None = None,
     normalise: Normalise = "auto",
     pooling: Attention = "scene",
 ) -> Calibration:
     """Measure a scene's constants.
 
     Args:
-        scene: keeps the Scene contract.
+        scene: keeps the Scene contract; with the policy `resample`, resampled already.
         engine: the network.
         card: its card.
         policy: what to do with bands that are not the model's.
+        outside: what to do with bands that a match leaves over.
+        tolerance: nm by which a scene band may miss the model's; None: `default_tolerance`.
         normalise: how values reach [0, 1].
         pooling: `scene` freezes the attention; `global` leaves it to each tile.
 
@@ -192,14 +196,13 @@ def calibrate(
         raise SceneError("too-few-bands", "every band is marked as bad")
     patches = _sample(scene, stated)
     good = stated & np.any([np.isfinite(patch).any(axis=(1, 2)) for patch in patches], axis=0)
-    wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
-    plan = match_bands(card, wavelengths, good.tolist(), policy)
+    plan = plan_bands(scene, card, good.tolist(), policy, outside, tolerance)
     if empty := np.count_nonzero(stated & ~good):
         note = f"{empty} band(s) hold no value in the sample and come out as fill"
         plan = replace(plan, note="; ".join(filter(None, [plan.note, note])))
     used = list(plan.used)
     _check_all(patches, used)
-    background = _background(patches, used)
+    background = _background(patches, list(plan.valued))
     encoding = scene["reflectance"].encoding
     gains, rule = find_gains(encoding, card, measure_levels(patches, used), plan, normalise)
     calibration = Calibration(
@@ -236,24 +239,27 @@ def _background(patches: list[Values], used: list[int]) -> Values:
 def network_input(values: Values, calibration: Calibration) -> Values:
     """What the network sees of physical values `(bands, rows, cols)`: filled, scaled to [0, 1].
 
-    Bands that are not used hold what lies between their used neighbours, for direct matches, and
-    are not looked at by windows.
+    Inputs of the network whose band is not used hold what lies between the inputs beside them that
+    are; windows have none of those. All other bands are zero, and nothing looks at them.
     """
     used = list(calibration.bands.used)
     result = np.zeros_like(values)
     result[used] = fill_gaps(values[used], calibration.background[used])
-    if calibration.bands.kind != "windows":
-        _interpolate_unused(result, used)
-    return result * calibration.gains[:, None, None]
+    result *= calibration.gains[:, None, None]
+    if calibration.bands.kind != "windows":  # after scaling: an unused band has no level of its own
+        _interpolate_unused(result, calibration.bands.windows[0].bands, set(used))
+    return result
 
 
-def _interpolate_unused(values: Values, used: list[int]) -> None:
-    unused = sorted(set(range(len(values))) - set(used))
-    for band in unused:
-        below = max((u for u in used if u < band), default=used[0])
-        above = min((u for u in used if u > band), default=used[-1])
-        part = 0.0 if above == below else (band - below) / (above - below)
-        values[band] = (1 - part) * values[below] + part * values[above]
+def _interpolate_unused(values: Values, inputs: Sequence[int], used: set[int]) -> None:
+    """Fill the bands at the network's inputs that are not used, along the inputs."""
+    known = [place for place, band in enumerate(inputs) if band in used]
+    for place in sorted(set(range(len(inputs))) - set(known)):
+        below = max((k for k in known if k < place), default=known[0])
+        above = min((k for k in known if k > place), default=known[-1])
+        part = 0.0 if above == below else (place - below) / (above - below)
+        lower, upper = values[inputs[below]], values[inputs[above]]
+        values[inputs[place]] = (1 - part) * lower + part * upper
 
 
 def _attention(

@@ -52,7 +52,11 @@ Workers = Annotated[int | None, typer.Option(help=_help("workers"))]
 Devices = Annotated[str | None, typer.Option(help=f"auto, cpu or cuda. {_help('devices')}")]
 Precision = Annotated[str | None, typer.Option(help=f"auto, fp32 or bf16. {_help('precision')}")]
 Attention = Annotated[str | None, typer.Option(help=f"scene or global. {_help('attention')}")]
-Bands = Annotated[str | None, typer.Option(help=f"auto, match or windows. {_help('bands')}")]
+Bands = Annotated[
+    str | None, typer.Option(help=f"auto, match, resample or windows. {_help('bands')}")
+]
+Outside = Annotated[str | None, typer.Option(help=f"fill or upsample. {_help('outside')}")]
+Tolerance = Annotated[float | None, typer.Option(help=_help("tolerance"))]
 Normalise = Annotated[
     str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
 ]
@@ -90,6 +94,8 @@ def run(
     precision: Precision = None,
     attention: Attention = None,
     bands: Bands = None,
+    outside: Outside = None,
+    tolerance: Tolerance = None,
     normalise: Normalise = None,
     mask: Mask = None,
     dtype: Dtype = None,
@@ -150,6 +156,8 @@ def plan(
     precision: Precision = None,
     attention: Attention = None,
     bands: Bands = None,
+    outside: Outside = None,
+    tolerance: Tolerance = None,
     normalise: Normalise = None,
     mask: Mask = None,
     dtype: Dtype = None,

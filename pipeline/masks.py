@@ -90,7 +90,7 @@ def pixel_quality(
 
     Args:
         values: `(bands, rows, cols)` of the window that was read, NaN in gaps.
-        used: bands that are super-resolved.
+        used: bands that hold values in the output.
         core: in the window's pixels.
         reach: LR pixels over which the network looks.
         flags: of the core.

@@ -50,11 +50,12 @@ def find_gains(
 ) -> tuple[Values, str]:
     """Network value = physical value x gain.
 
-    `auto` gives each band a factor of its own where the bands are not the model's: measured
-    (docs/bands.md), it keeps the errors of bright bands out of dark ones. Where they are the
-    model's, scaled integers, and floats that mostly lie below 1.5, are taken for reflectance;
-    unscaled integers that reach a quarter of the card's full scale are divided by it; all else is
-    divided by the scene's 99.9th percentile.
+    `auto` gives each band a factor of its own where the scene's bands are not the model's as they
+    stand (windows, resampled, or matched out of more): measured (docs/bands.md), it keeps the
+    errors of bright bands out of dark ones. Where they are the model's, scaled integers, and
+    floats that mostly lie below 1.5, are taken for reflectance; unscaled integers that reach a
+    quarter of the card's full scale are divided by it; all else is divided by the scene's 99.9th
+    percentile.
 
     Args:
         encoding: the source variable's: `dtype`, `scale_factor`.
@@ -74,7 +75,8 @@ def find_gains(
     integer = np.issubdtype(np.dtype(encoding.get("dtype", "float32")), np.integer)
     scaled = encoding.get("scale_factor", 1.0) != 1.0
     if normalise == "auto":
-        if plan.kind == "windows":
+        as_they_stand = plan.kind in ("match", "index") and len(plan.windows[0].bands) == bands
+        if not as_they_stand:
             normalise = "bands"
         elif scaled or (not integer and levels.high <= _REFLECTANCE_LIMIT):
             normalise = "reflectance"

@@ -20,8 +20,18 @@ from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
-from pipeline.settings import Attention, Bands, Layout, Mask, Normalise, Precision, RunSettings
-from pipeline.spectral import match_bands
+from pipeline.resampling import in_model_bands
+from pipeline.settings import (
+    Attention,
+    Bands,
+    Layout,
+    Mask,
+    Normalise,
+    Outside,
+    Precision,
+    RunSettings,
+)
+from pipeline.spectral import plan_bands
 from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
 
@@ -40,6 +50,8 @@ class OutputOptions:
     mask: tuple[Mask, ...]
     dtype: Literal["source", "float32"]
     layout: Layout
+    outside: Outside = "fill"
+    tolerance: float | None = None
 
     @classmethod
     def of(cls, settings: RunSettings) -> OutputOptions:
@@ -64,7 +76,12 @@ class Model:
 
 @dataclass(frozen=True)
 class SceneJob:
-    """One scene to super-resolve; all that a worker must know of it."""
+    """One scene to super-resolve; all that a worker must know of it.
+
+    Attributes:
+        bands: of the output.
+        source_bands: of the source, which are more or fewer if it is resampled.
+    """
 
     scene_id: str
     uri: str
@@ -75,6 +92,7 @@ class SceneJob:
     grid: TileGrid
     bands: int
     code_version: str
+    source_bands: int = 0
 
     def store(self) -> SceneStore:
         return SceneStore(self.output, self.scene_id)
@@ -175,7 +193,8 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
     """List the source, open what is not published yet, decide.
 
     Raises:
-        UsageError: nothing to list, or an output that cannot be reached.
+        UsageError: nothing to list, an output that cannot be reached, or a model that the options
+            cannot be used with.
     """
     check_reachable(settings.output, "the output")
     catalogue = list_scenes(settings.source, settings.include, settings.exclude)
@@ -236,10 +255,10 @@ def _open_job(
     ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions, fingerprint: str
 ) -> tuple[SceneJob, str]:
     """The job of a scene and the note of its band plan, from metadata alone."""
-    scene = open_scene(ref.uri)
-    wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
+    source = open_scene(ref.uri)
+    scene = in_model_bands(source, model.card, options.bands)
     good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
-    bands = match_bands(model.card, wavelengths, good, options.bands)
+    bands = plan_bands(scene, model.card, good, options.bands, options.outside, options.tolerance)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, model.card.architecture.scale)
     job = SceneJob(
         scene_id=ref.scene_id,
@@ -251,6 +270,7 @@ def _open_job(
         grid=grid,
         bands=len(good),
         code_version=code_version(),
+        source_bands=source.sizes["band"],
     )
     return job, bands.note
 
@@ -259,7 +279,8 @@ def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
     jobs = [scene.job for scene in scenes if scene.job is not None]
     if not jobs:
         return 0
-    bands = max(job.bands for job in jobs)
+    # Of a scene that is resampled the source's bands are held too, while they are read.
+    bands = max(max(job.bands, job.source_bands) for job in jobs)
     config = model.card.architecture.config()
     parameters = len(model.data) // 4
     return worker_bytes(config, parameters, jobs[0].options.tile, bands, model.halo)

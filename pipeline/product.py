@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import dask.array as da
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.geozarr import multiscales_attributes, spatial_attributes
 from pipeline.grid import TileGrid, geobox_of, scaled_coordinates
 from pipeline.masks import QUALITY, quality_attributes
 from pipeline.overviews import overview_factors, overview_name
+from pipeline.spectral import BandPlan, Role
 from pipeline.swath import POSITIONS, is_swath
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
@@ -25,7 +26,8 @@ def output_levels(
 ) -> dict[str, Level]:
     """The output's groups by path, with lazy variables of no content yet.
 
-    `good_band` is False where the source says so and where the scene holds no value.
+    `good_band` is False where the source says so and where the output holds no value. Where some
+    bands are not the network's work, `band_role` tells which.
     """
     root = _root(scene, grid, calibration, encoding)
     levels = {"": Level(_finished(root), grid.shard)}
@@ -40,7 +42,7 @@ def _root(
     scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
 ) -> xr.Dataset:
     good = np.zeros(scene.sizes["band"], dtype=bool)
-    good[list(calibration.bands.used)] = True
+    good[list(calibration.bands.valued)] = True
     coordinates: dict[str, Any] = {
         name: scene[name].variable for name in ("wavelength", "fwhm") if name in scene.coords
     }
@@ -50,6 +52,8 @@ def _root(
             name: (("y", "x"), _empty(grid.output_size, "float64"), attributes)
             for name, attributes in POSITIONS.items()
         }
+    if calibration.bands.upsampled:
+        coordinates["band_role"] = _band_roles(calibration.bands, len(good))
     # xarray encodes on writing; the values here are never computed.
     dtype = (
         "float32" if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
@@ -101,6 +105,18 @@ def _finished(dataset: xr.Dataset) -> xr.Dataset:
         if coordinate.chunks is None:
             coordinate.encoding = {"_FillValue": None} if coordinate.dtype.kind == "f" else {}
     return dataset
+
+
+def _band_roles(plan: BandPlan, bands: int) -> xr.Variable:
+    """Where each band's values come from, as CF flags (CF conventions, section 3.5)."""
+    names = list(get_args(Role))
+    flags = np.array([names.index(role) for role in plan.roles(bands)], np.int8)
+    attributes = {
+        "long_name": "origin of the values",
+        "flag_values": list(range(len(names))),
+        "flag_meanings": " ".join(names),
+    }
+    return xr.Variable(("band",), flags, attributes)
 
 
 def _variable_attributes(scene: xr.Dataset) -> dict[str, Any]:

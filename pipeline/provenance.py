@@ -71,6 +71,8 @@ def provenance(
         facts |= {
             "bands_kind": calibration.bands.kind,
             "bands_note": calibration.bands.note,
+            "bands_worst_nm": calibration.bands.worst_nm,
+            "bands_upsampled": list(calibration.bands.upsampled),
             "normalisation": calibration.gain_rule,
             "attention_statistics_sha256": calibration.digest(),
             "calibration_pixels": calibration.sampled_pixels,

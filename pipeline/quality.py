@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from model.consistency import ConsistencySums, bicubic_consistency, consistency
 from numpy.typing import NDArray
 
-from model.consistency import ConsistencySums, bicubic_consistency, consistency
 from model.degradation import Degradation
 from model.extent import Extent
 

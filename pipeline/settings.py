@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import UsageError
@@ -13,7 +13,8 @@ from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
 Precision = Literal["auto", "fp32", "bf16"]  # as in model.inference, without loading torch
-Bands = Literal["auto", "match", "windows"]
+Bands = Literal["auto", "match", "resample", "windows"]
+Outside = Literal["fill", "upsample"]
 Normalise = Literal["auto", "reflectance", "scene", "bands"]
 Mask = Literal[
     "none", "cloud", "cloud_shadow", "cirrus", "haze", "snow", "water", "saturated", "defective"
@@ -39,6 +40,17 @@ class RunSettings(BaseSettings):
         "scene", description="Pooling of channel attention: frozen per scene, or per tile."
     )
     bands: Bands = Field("auto", description="What to do with bands that are not the model's.")
+    outside: Outside = Field(
+        "fill",
+        description="With bands match, good bands that the model lacks: left out, or by bicubic.",
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Largest wavelength difference of a match, nm; default: half a band step.",
+    )
     normalise: Normalise = Field(
         "auto",
         description="How values reach [0, 1]: as they are, by one factor, or one per band.",
@@ -72,6 +84,13 @@ class RunSettings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "options"
             value = redact(repr(first["input"]))
             raise UsageError(f"{name.replace('_', '-')}: {first['msg']} (got {value})") from None
+
+    @field_validator("outside")
+    @classmethod
+    def _of_a_match(cls, value: Outside, info: ValidationInfo) -> Outside:
+        if value == "upsample" and info.data.get("bands", "match") != "match":
+            raise ValueError("upsample needs --bands match")
+        return value
 
     @field_validator("source", "output", "model")
     @classmethod

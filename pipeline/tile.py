@@ -17,9 +17,10 @@ from model.inference import Engine
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, Values, network_input, read_window
 from pipeline.encoding import ValueEncoding
+from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
-from pipeline.nodata import FILL_DEPTH
+from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.overviews import coarser, halve, overview_name
 from pipeline.store import OutputScene, TileRecord
 from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
@@ -105,8 +106,8 @@ def super_resolve(
         calibration: the scene's constants.
 
     Returns:
-        `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are not used and
-        where the LR pixel under a value is a gap.
+        `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are neither used
+        nor enlarged, and where the LR pixel under a value is a gap.
     """
     scale, device = engines[0].config.scale, engines[0].device
     inputs = torch.from_numpy(network_input(values, calibration)).to(device)
@@ -121,6 +122,9 @@ def super_resolve(
         _blend(total, y, window.kept, torch.from_numpy(weight).to(device), begun)
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
+    if bands := list(plan.upsampled):
+        filled = fill_gaps(values[bands], calibration.background[bands])
+        result[bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
         result[band][_repeat(gaps[band], scale)] = np.nan
@@ -192,8 +196,8 @@ def read_tile(context: SceneContext, tile: Tile) -> TileInput:
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
     """The core of a read tile, super-resolved."""
     values = super_resolve(tile.values, tile.core, context.engines, context.calibration)
-    used, reach = context.calibration.bands.used, context.engines[0].halo
-    quality = pixel_quality(tile.values, used, tile.core, reach, tile.flags)
+    bands, reach = context.calibration.bands.valued, context.engines[0].halo
+    quality = pixel_quality(tile.values, bands, tile.core, reach, tile.flags)
     return TileOutput(values, quality, tile.positions)
 
 

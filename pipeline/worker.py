@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 import zarr
 
-from model import inference
+from model import Card, inference
 from model.checkpoint import unpack
 from pipeline.arrays import scene_template
 from pipeline.calibration import Calibration, calibrate
@@ -27,6 +27,7 @@ from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
+from pipeline.resampling import in_model_bands
 from pipeline.settings import Precision
 from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
@@ -76,7 +77,7 @@ class Worker:
         Raises:
             SceneError: the scene cannot be processed; whatever was published stays as it was.
         """
-        scene = _open(job)
+        scene = _open(job, self._card)
         options = job.options
         calibration: Calibration = self._compute.submit(
             calibrate,
@@ -84,6 +85,8 @@ class Worker:
             self._engine,
             self._card,
             policy=options.bands,
+            outside=options.outside,
+            tolerance=options.tolerance,
             normalise=options.normalise,
             pooling=options.attention,
         ).result()
@@ -127,7 +130,7 @@ class Worker:
         return ValueEncoding.of_scene(
             source,
             float32=job.options.dtype == "float32",
-            needs_fill=len(calibration.bands.used) < job.bands,
+            needs_fill=len(calibration.bands.valued) < job.bands,
         )
 
     def _open(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
@@ -146,7 +149,7 @@ class Worker:
         if data is None:
             raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
         calibration = Calibration.from_bytes(data)
-        scene = _open(job)
+        scene = _open(job, self._card)
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
         engines = scene_engines(self._engine, calibration)
         overviews = overview_factors(job.grid)
@@ -154,9 +157,10 @@ class Worker:
         return context, OutputScene(store)
 
 
-def _open(job: SceneJob) -> xr.Dataset:
-    """The scene as the options want it read."""
-    return mask_pixels(open_scene(job.uri), job.options.mask)
+def _open(job: SceneJob, card: Card) -> xr.Dataset:
+    """The scene as the options want it read: pixels masked, bands resampled."""
+    scene = mask_pixels(open_scene(job.uri), job.options.mask)
+    return in_model_bands(scene, card, job.options.bands)
 
 
 def _tune_process(threads: int) -> None:

@@ -41,7 +41,7 @@ def gather(
     outputs = np.broadcast_to(np.arange(len(taps))[:, None], taps.shape)
     matrix = np.zeros((len(taps), size))
     np.add.at(matrix, (outputs[there], taps[there]), weights[there])
-    return matrix, there.all(axis=1)
+    return matrix, np.all(there, axis=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ class Banded:
             y[..., outputs] = x[..., inputs] @ part.T
         return y
 
-
     def pattern(self) -> Banded:
         """The same with the weights' magnitudes: tells which outputs read an input at all."""
         return Banded(self.outputs, tuple((to, of, part.abs()) for to, of, part in self.blocks))
@@ -107,11 +106,13 @@ def where_known(down: Banded, right: Banded, x: Tensor) -> tuple[Tensor, Tensor 
     """
     y = along_both(down, right, x)
     # In a product of matrices one NaN reaches outputs that do not read it.
-    spoilt = ~torch.isfinite(y).flatten(1).all(dim=1)
+    spoilt = ~torch.isfinite(y.sum(dim=(1, 2)))
     if not spoilt.any():
         return y, None
-    holes = ~torch.isfinite(x[spoilt])
-    y[spoilt] = along_both(down, right, x[spoilt].masked_fill(holes, 0.0))
+    some = x[spoilt]
+    holes = ~torch.isfinite(some)
+    y[spoilt] = along_both(down, right, some.masked_fill_(holes, 0.0))
     unknown = torch.zeros_like(y, dtype=torch.bool)
     unknown[spoilt] = along_both(down.pattern(), right.pattern(), holes.to(x.dtype)) > 0
-    return y, unknown
+    unknown |= ~torch.isfinite(y)  # values so large that their sums are not
+    return y.masked_fill_(unknown, 0.0), unknown

@@ -7,12 +7,12 @@ with the LR pixels, tile by tile, in sums that add up over tiles.
 A tile knows its result over its core only. So only its interior counts: those LR pixels of the core
 of which all HR pixels that they read lie in the core. Where the core's border is the scene's, what
 lies beyond is mirrored as in the whole scene, and all pixels count; elsewhere `support` LR pixels
-along the border do not (2 of bicubic, at any scale): of a core of 64 x 64 inside a scene 88 % count.
+along the border do not (2 of bicubic, at any scale): of a core of 64 x 64 in a scene 88 % count.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -26,7 +26,7 @@ from model.extent import Extent
 
 Numbers = NDArray[np.float64]
 
-_BLOCK = 12  # LR pixels per block: of 4 to 32 the fastest on 64 pixels
+_BLOCKS = (8, 20)  # LR pixels per block of the operator of rows, of columns: the fastest on 64
 _PER_BAND = 4
 
 
@@ -53,16 +53,14 @@ class ConsistencySums:
     @classmethod
     def zeros(cls, bands: int) -> ConsistencySums:
         """The sums of no tile."""
-        return cls(*np.zeros((_PER_BAND, bands)))
+        return cls.from_array(np.zeros(_PER_BAND * bands + 2))
 
     def __add__(self, other: ConsistencySums) -> ConsistencySums:
         if self.count.shape != other.count.shape:
             raise ValueError(
                 f"sums of {self.count.size} bands and of {other.count.size} cannot be added"
             )
-        return ConsistencySums(
-            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
-        )
+        return ConsistencySums.from_array(self.to_array() + other.to_array())
 
     def to_array(self) -> Numbers:
         """All sums in one vector float64 of `4 * bands + 2`."""
@@ -82,8 +80,8 @@ class ConsistencySums:
         bands = (vector.size - 2) // _PER_BAND
         if not np.isfinite(vector).all() or (vector[bands:] < 0).any():
             raise ValueError("consistency sums that are not finite or negative")
-        per_band = vector[:-2].reshape(_PER_BAND, bands).copy()
-        return cls(*per_band, float(vector[-2]), float(vector[-1]))
+        difference, squared, reference, count = vector[:-2].reshape(_PER_BAND, bands).copy()
+        return cls(difference, squared, reference, count, float(vector[-2]), float(vector[-1]))
 
     @property
     def bias(self) -> Numbers:
@@ -138,7 +136,12 @@ class _Axis:
 
 @lru_cache(maxsize=64)
 def _axis(
-    extent: Extent, size: int, degradation: Degradation, dtype: torch.dtype, device: torch.device
+    extent: Extent,
+    size: int,
+    degradation: Degradation,
+    block: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> _Axis:
     if not 0 <= extent.start < extent.stop <= size:
         raise ValueError(f"the core {extent.start}..{extent.stop} is not a part of {size} pixels")
@@ -152,9 +155,9 @@ def _axis(
     return _Axis(
         slice(extent.start, extent.stop),
         slice(first, first + len(matrix)),
-        Banded.of(matrix, _BLOCK, dtype, device),
-        Banded.of(touches.astype(np.float64), _BLOCK, dtype, device),
-        None if again is None else Banded.of(again, _BLOCK, dtype, device),
+        Banded.of(matrix, block, dtype, device),
+        Banded.of(touches.astype(np.float64), block, dtype, device),
+        None if again is None else Banded.of(again, block, dtype, device),
     )
 
 
@@ -230,8 +233,8 @@ def _axes(
     if valid is not None and valid.shape != lr.shape:
         raise ValueError(f"the mask is {tuple(valid.shape)}, its scene {tuple(lr.shape)}")
     down, right = (
-        _axis(extent, size, degradation, lr.dtype, lr.device)
-        for extent, size in zip((rows, columns), lr.shape[1:], strict=True)
+        _axis(extent, size, degradation, block, lr.dtype, lr.device)
+        for extent, size, block in zip((rows, columns), lr.shape[1:], _BLOCKS, strict=True)
     )
     return down, right
 
@@ -248,24 +251,36 @@ def _sums(
     down: _Axis,
     right: _Axis,
 ) -> ConsistencySums:
-    core = lr[:, down.core, right.core]
-    there = torch.isfinite(core)
-    if valid is not None:
-        there &= valid[:, down.core, right.core]
     reference = lr[:, down.interior, right.interior]
-    counted = torch.ones_like(low, dtype=torch.bool) if unknown is None else ~unknown
-    if not there.all():
-        counted &= along_both(down.touches, right.touches, (~there).to(low.dtype)) == 0
-    if not counted.all():
-        reference, low = reference.where(counted, 0), low.where(counted, 0)
-    return _of_difference(low - reference, reference, counted)
+    counted = None if unknown is None else ~unknown
+    gaps = _gaps(lr, valid, down, right)
+    if gaps is not None:
+        clear = along_both(down.touches, right.touches, gaps.to(low.dtype)) == 0
+        counted = clear if counted is None else counted & clear
+    if counted is None:
+        return _compare(low, reference, torch.ones_like(low, dtype=torch.bool))
+    return _compare(low.where(counted, 0), reference.where(counted, 0), counted)
 
 
-def _of_difference(difference: Tensor, reference: Tensor, counted: Tensor) -> ConsistencySums:
+def _gaps(lr: Tensor, valid: Tensor | None, down: _Axis, right: _Axis) -> Tensor | None:
+    """Where the core has nothing to compare with; None if that is nowhere."""
+    core = lr[:, down.core, right.core]
+    # A sum is finite only if all of it is, and is had ten times faster.
+    if not torch.isfinite(core.sum()):
+        there = torch.isfinite(core)
+        return ~(there if valid is None else there & valid[:, down.core, right.core])
+    if valid is None or valid[:, down.core, right.core].all():
+        return None
+    return ~valid[:, down.core, right.core]
+
+
+def _compare(low: Tensor, reference: Tensor, counted: Tensor) -> ConsistencySums:
     """The sums, of what is zero where it does not count."""
+    difference = low - reference
     parts = (difference, difference.square(), reference.square())
-    per_band = [part.sum(dim=(1, 2), dtype=torch.float64) for part in parts]
-    count = counted.sum(dim=(1, 2), dtype=torch.float64)
+    per_band = [part.sum(dim=(1, 2), dtype=torch.float64) for part in (*parts, counted)]
+    if low.dtype != torch.float64 and not torch.stack(per_band).isfinite().all():
+        return _compare(low.double(), reference.double(), counted)  # such as undeclared nodata
     change, own = (part.sum(dim=0, dtype=torch.float64) for part in parts[1:])
     mixed = (difference * reference).sum(dim=0, dtype=torch.float64)
     # The angle from the difference: the arc cosine of nearly 1 has no digits left for small angles.
@@ -273,8 +288,5 @@ def _of_difference(difference: Tensor, reference: Tensor, counted: Tensor) -> Co
     angle = torch.atan2(across, own + mixed)
     other = own + 2 * mixed + change
     has_angle = (own > 0) & (other > 0) & (counted.sum(dim=0) > 1)
-    return ConsistencySums(
-        *(sums.cpu().numpy() for sums in (*per_band, count)),
-        float(angle[has_angle].sum()),
-        float(has_angle.sum()),
-    )
+    spectra = torch.stack([angle[has_angle].sum(), has_angle.sum()])
+    return ConsistencySums.from_array(torch.cat([*per_band, spectra]).cpu().numpy())

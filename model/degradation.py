@@ -6,7 +6,7 @@ alignment, mirrored edges. Written as one small matrix per axis, so it runs on a
 differentiates, and is exact for every size.
 
 The same as kernels (`Degradation`, `Spread`), for who needs the matrix of a part of a scene; and a
-Gaussian degradation that has a sensor's modulation transfer function (MTF) at the Nyquist frequency.
+Gaussian degradation that has a sensor's modulation transfer function (MTF) at Nyquist.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from model.banded import Matrix, gather
 
 _WIDTHS = 4.0  # standard deviations at which the Gaussian is cut
+
 
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     d = np.abs(distance)

@@ -8,9 +8,9 @@ symmetric, so mirrored images stay mirrored.
 
 The pattern never ends, but its tails fade. Cut off, it would leave a part of the residual behind;
 taken is instead the smallest pattern of limited length that D turns into one pixel. It misses
-nothing (of bicubic at scale 2, where no such pattern exists, a part that fades with the length), and
-is hardly larger than the unlimited one. All tiles spread by the same pattern, so they meet as if
-they were one.
+nothing (with bicubic at scale 2, where no such pattern exists, a part that fades with the length)
+and is hardly larger than the unlimited one. All tiles spread by the same pattern, so they meet as
+if they were one.
 """
 
 from __future__ import annotations

@@ -186,8 +186,8 @@ def gaussian(scale: int, mtf: float) -> Degradation:
 
     A Gaussian of standard deviation s passes exp(-2 (pi s f)^2) of the frequency f, so with
     f = 1 / (2 scale) cycles per HR pixel, s = scale / pi * sqrt(-2 ln mtf). Filters matched to a
-    sensor's MTF in this way are the custom of pansharpening (Aiazzi et al. 2006, doi
-    10.14358/PERS.72.5.591), those of Wald's protocol among them.
+    sensor's MTF are the custom of pansharpening (Aiazzi et al. 2006, Photogrammetric Engineering
+    and Remote Sensing 72, 591-596).
 
     Args:
         scale: at least 1.

@@ -230,8 +230,8 @@ def _axes(
 ) -> tuple[_Axis, _Axis]:
     if lr.ndim != 3 or not lr.is_floating_point():
         raise ValueError(f"expected floats [bands, rows, columns], got {tuple(lr.shape)}")
-    if valid is not None and valid.shape != lr.shape:
-        raise ValueError(f"the mask is {tuple(valid.shape)}, its scene {tuple(lr.shape)}")
+    if valid is not None and (valid.shape != lr.shape or valid.dtype != torch.bool):
+        raise ValueError(f"a mask {tuple(valid.shape)} {valid.dtype} of a scene {tuple(lr.shape)}")
     down, right = (
         _axis(extent, size, degradation, block, lr.dtype, lr.device)
         for extent, size, block in zip((rows, columns), lr.shape[1:], _BLOCKS, strict=True)

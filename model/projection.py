@@ -26,7 +26,7 @@ from model.banded import Banded, Matrix, along_both, where_known
 from model.degradation import Degradation, Spread
 from model.extent import Extent
 
-TOLERANCE = 1e-2  # exact in float32 all the same, see docs/consistency.md
+TOLERANCE = 1e-2  # from scale 3 on all is exact at any; see docs/consistency.md
 
 _LONGEST = 32  # LR pixels at each side of a pattern; beyond, the degradation cannot be inverted
 _BLOCK = 12  # LR pixels per block of an operator
@@ -202,5 +202,5 @@ def _check(sr: Tensor, lr: Tensor, scale: int, valid: Tensor | None) -> None:
     expected = (lr.shape[0], *(scale * size for size in lr.shape[1:]))
     if sr.shape != expected:
         raise ValueError(f"the result is {tuple(sr.shape)}, but its window needs {expected}")
-    if valid is not None and valid.shape != lr.shape:
-        raise ValueError(f"the mask is {tuple(valid.shape)}, its scene {tuple(lr.shape)}")
+    if valid is not None and (valid.shape != lr.shape or valid.dtype != torch.bool):
+        raise ValueError(f"a mask {tuple(valid.shape)} {valid.dtype} of a scene {tuple(lr.shape)}")

@@ -115,10 +115,11 @@ def test_kernels_are_imresize(scale: int, size: int) -> None:
     degradation=degradations,
     shape=st.tuples(st.integers(1, 17), st.integers(1, 11)),
     tile=st.integers(3, 12),
+    halo=st.integers(2, 6),
     holes=st.integers(0, 3),
 )
 def test_tiles_add_up_to_the_whole(
-    degradation: Degradation, shape: tuple[int, int], tile: int, holes: int
+    degradation: Degradation, shape: tuple[int, int], tile: int, halo: int, holes: int
 ) -> None:
     """Every pixel that a tile counts has the value it has in the whole scene."""
     rows, columns = shape
@@ -140,7 +141,7 @@ def test_tiles_add_up_to_the_whole(
     total, wanted = ConsistencySums.zeros(3), ConsistencySums.zeros(3)
     for y in spans(rows, tile):
         for x in spans(columns, tile):
-            (down, row), (right, column) = window(y, rows, 2), window(x, columns, 2)
+            (down, row), (right, column) = window(y, rows, halo), window(x, columns, halo)
             core = times(slice(*y), degradation.scale), times(slice(*x), degradation.scale)
             total += consistency(
                 lr[:, down, right], sr[:, *core], row, column, degradation, valid[:, down, right]
@@ -356,7 +357,8 @@ def test_a_gap_changes_nothing_and_spoils_nothing() -> None:
 
 
 def test_fill_in_the_result_stays_and_does_not_spread() -> None:
-    lr, sr, degradation = noise(2, 14, 14), noise(2, 56, 56, seed=1), bicubic(4)
+    lr, known, degradation = noise(2, 14, 14), noise(2, 56, 56, seed=1), bicubic(4)
+    sr = known.clone()
     sr[0, 24:28, 28:32] = torch.nan
     result = conserve(sr, lr, whole(14), whole(14), degradation)
     assert torch.equal(result.isnan(), sr.isnan())
@@ -365,6 +367,8 @@ def test_fill_in_the_result_stays_and_does_not_spread() -> None:
     far[4:9, 5:10] = False  # the pixels that read the fill
     assert (low - lr)[0][far].abs().max() < 1e-12
     assert (low - lr)[1].abs().max() < 1e-12
+    wanted = conserve(known, lr, whole(14), whole(14), degradation, valid=far.expand(2, -1, -1))
+    assert (wanted - result)[0][~sr[0].isnan()].abs().max() < 1e-12
 
 
 def test_reach_follows_the_tolerance() -> None:

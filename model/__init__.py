@@ -1,6 +1,15 @@
 """SSPSR: the network, its inference, its training and its checkpoints."""
 
-from model import attention, degradation, inference, losses, metrics, receptive_field
+from model import (
+    attention,
+    consistency,
+    degradation,
+    inference,
+    losses,
+    metrics,
+    projection,
+    receptive_field,
+)
 from model.attention import AttentionStatistics
 from model.card import Card
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -14,11 +23,13 @@ __all__ = [
     "CheckpointError",
     "SSPSRConfig",
     "attention",
+    "consistency",
     "degradation",
     "inference",
     "load_checkpoint",
     "losses",
     "metrics",
+    "projection",
     "receptive_field",
     "save_checkpoint",
 ]

@@ -61,6 +61,8 @@ Normalise = Annotated[
     str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
 ]
 Mask = Annotated[list[str] | None, typer.Option(help=f"Repeatable. {_help('mask')}")]
+Conserve = Annotated[bool | None, typer.Option("--conserve", help=_help("conserve"))]
+MaxInconsistency = Annotated[float | None, typer.Option(help=_help("max_inconsistency"))]
 Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
 Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
 Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
@@ -98,11 +100,13 @@ def run(
     tolerance: Tolerance = None,
     normalise: Normalise = None,
     mask: Mask = None,
+    conserve: Conserve = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,
     exclude: Exclude = None,
     stale: Stale = None,
+    max_inconsistency: MaxInconsistency = None,
     max_attempts: MaxAttempts = None,
     ray_address: RayAddress = None,
     as_json: AsJson = False,
@@ -160,6 +164,7 @@ def plan(
     tolerance: Tolerance = None,
     normalise: Normalise = None,
     mask: Mask = None,
+    conserve: Conserve = None,
     dtype: Dtype = None,
     layout: Layout = None,
     include: Include = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,16 @@ class Window:
     def scaled(self, factor: int) -> Window:
         return Window(*(factor * edge for edge in (self.top, self.bottom, self.left, self.right)))
 
+    def grown(self, margin: int, shape: Sequence[int]) -> Window:
+        """This window with `margin` pixels around it, as far as an array of `shape` reaches."""
+        height, width = shape
+        return Window(
+            max(0, self.top - margin),
+            min(height, self.bottom + margin),
+            max(0, self.left - margin),
+            min(width, self.right + margin),
+        )
+
     def within(self, outer: Window) -> Window:
         """This window in coordinates relative to `outer`."""
         return Window(
@@ -91,12 +101,8 @@ class TileGrid:
     def window(self, tile: Tile, margin: int) -> Window:
         """The core with `margin` LR pixels around it, as far as the scene reaches."""
         top, left = tile.row * self.tile, tile.column * self.tile
-        return Window(
-            max(0, top - margin),
-            min(self.height, top + self.tile + margin),
-            max(0, left - margin),
-            min(self.width, left + self.tile + margin),
-        )
+        whole = Window(top, top + self.tile, left, left + self.tile)
+        return whole.grown(margin, (self.height, self.width))
 
     @property
     def output_size(self) -> tuple[int, int]:

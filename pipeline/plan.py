@@ -48,6 +48,7 @@ class OutputOptions:
     bands: Bands
     normalise: Normalise
     mask: tuple[Mask, ...]
+    conserve: bool
     dtype: Literal["source", "float32"]
     layout: Layout
     outside: Outside = "fill"

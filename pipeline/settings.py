@@ -59,6 +59,15 @@ class RunSettings(BaseSettings):
         ["defective"],
         description="Quality flags of the source whose pixels are treated as nodata; 'none': none.",
     )
+    conserve: bool = Field(
+        False, description="Change results as little as makes them degrade to the scene again."
+    )
+    max_inconsistency: float | None = Field(
+        None,
+        gt=0,
+        description="Set scenes aside whose degraded result differs from the scene by more than "
+        "this part of its root mean square.",
+    )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
     layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")
     include: list[str] = Field(default_factory=list, description="Scene ids to keep (globs).")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class TileRecord:
         minimum, maximum: of the valid output, physical units; None where all is fill.
         device: what computed it: cpu or cuda.
         precision: in which it was computed: fp32 or bf16.
+        consistency: of `pipeline.quality`; dropped when the scene is published.
     """
 
     tile: str
@@ -54,6 +55,7 @@ class TileRecord:
     maximum: float | None = None
     device: str = ""
     precision: str = ""
+    consistency: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TileRecord:
@@ -149,7 +151,7 @@ class SceneStore:
         state = self.state() or {}
         if len(records) != state.get("tiles"):
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
-        entries = [asdict(records[key]) for key in sorted(records)]
+        entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
         groups = json.loads(self._fs.cat_file(join(self._state, "groups.json")))
         for key, document in groups.items():

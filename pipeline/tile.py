@@ -12,8 +12,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from model.degradation import bicubic
 from model.extent import Extent
 from model.inference import Engine
+from model.projection import conserve as conserved
+from model.projection import reach
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, Values, network_input, read_window
 from pipeline.encoding import ValueEncoding
@@ -22,6 +25,7 @@ from pipeline.grid import Tile, TileGrid, Window
 from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.overviews import coarser, halve, overview_name
+from pipeline.quality import TileQuality, measure_tile
 from pipeline.store import OutputScene, TileRecord
 from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
 
@@ -35,6 +39,7 @@ class SceneContext:
     Attributes:
         engines: of `scene_engines`.
         overviews: factors of the levels that tiles write.
+        conserve: change the result so that, degraded, it is the scene again.
     """
 
     scene: xr.Dataset
@@ -43,11 +48,12 @@ class SceneContext:
     encoding: ValueEncoding
     engines: tuple[Engine, ...]
     overviews: tuple[int, ...] = ()
+    conserve: bool = False
 
     @property
     def margin(self) -> int:
         """LR pixels read around a core."""
-        return margin_of(self.engines[0])
+        return margin_of(self.engines[0], conserve=self.conserve)
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,13 @@ class TileOutput:
     Attributes:
         values: `(bands, rows, cols)` of HR pixels, NaN in gaps.
         quality: `(rows, cols)` of LR pixels.
+        consistency: of the used bands, degraded again.
         positions: of LR pixels.
     """
 
     values: Values
     quality: Flags
+    consistency: TileQuality
     positions: Positions | None = None
 
 
@@ -88,13 +96,18 @@ def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...
     return tuple(engine.with_statistics(each) for each in statistics)
 
 
-def margin_of(engine: Engine) -> int:
-    """LR pixels around a core: the network's halo, and what fills gaps inside it."""
-    return engine.halo + FILL_DEPTH
+def margin_of(engine: Engine, *, conserve: bool = False) -> int:
+    """LR pixels around a core: the network's halo, what fills gaps inside it, and conserving's."""
+    return engine.halo + FILL_DEPTH + (reach(bicubic(engine.config.scale)) if conserve else 0)
 
 
 def super_resolve(
-    values: Values, core: Window, engines: Sequence[Engine], calibration: Calibration
+    values: Values,
+    core: Window,
+    engines: Sequence[Engine],
+    calibration: Calibration,
+    *,
+    conserve: bool = False,
 ) -> Values:
     """Super-resolve one window.
 
@@ -104,22 +117,18 @@ def super_resolve(
         core: the part to return, in the window's own LR pixels.
         engines: of `scene_engines`.
         calibration: the scene's constants.
+        conserve: change the network's bands as little as makes them degrade to `values`.
 
     Returns:
         `(bands, scale*rows, scale*cols)` of the core, physical; NaN in bands that are neither used
         nor enlarged, and where the LR pixel under a value is a gap.
     """
     scale, device = engines[0].config.scale, engines[0].device
-    inputs = torch.from_numpy(network_input(values, calibration)).to(device)
     plan = calibration.bands
-    weights = plan.blend_weights(len(values)) / calibration.gains
-    rows, columns = core.scaled(scale).shape
-    total = torch.empty(len(values), rows, columns, device=device)
-    begun = np.zeros(len(values), dtype=bool)
-    for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
-        x = inputs[list(window.bands)][None]
-        y = run_engine(engine, x, core)[0, window.start : window.stop]
-        _blend(total, y, window.kept, torch.from_numpy(weight).to(device), begun)
+    if conserve:
+        total = _conserved(values, core, engines, calibration)
+    else:
+        total = _network(values, core, engines, calibration)
     result: Values = total.cpu().numpy()
     result[_unused(plan.used, len(values))] = np.nan
     if bands := list(plan.upsampled):
@@ -129,6 +138,53 @@ def super_resolve(
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
         result[band][_repeat(gaps[band], scale)] = np.nan
     return result
+
+
+def _network(
+    values: Values, core: Window, engines: Sequence[Engine], calibration: Calibration
+) -> torch.Tensor:
+    """What the network makes of the core, gaps filled; nothing sensible in bands not used."""
+    device = engines[0].device
+    inputs = torch.from_numpy(network_input(values, calibration)).to(device)
+    plan = calibration.bands
+    weights = plan.blend_weights(len(values)) / calibration.gains
+    rows, columns = core.scaled(engines[0].config.scale).shape
+    total = torch.empty(len(values), rows, columns, device=device)
+    begun = np.zeros(len(values), dtype=bool)
+    for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
+        x = inputs[list(window.bands)][None]
+        y = run_engine(engine, x, core)[0, window.start : window.stop]
+        _blend(total, y, window.kept, torch.from_numpy(weight).to(device), begun)
+    return total
+
+
+def _conserved(
+    values: Values, core: Window, engines: Sequence[Engine], calibration: Calibration
+) -> torch.Tensor:
+    """The same, projected on what degrades to the scene; needs the network around the core."""
+    engine, used = engines[0], list(calibration.bands.used)
+    degradation = bicubic(engine.config.scale)
+    around = core.grown(reach(degradation), values.shape[1:])
+    total = _network(values, around, engines, calibration)
+    rows, columns = core.scaled(engine.config.scale).shape
+    result = torch.empty(len(values), rows, columns, device=engine.device)
+    extents = core_extents(core, values.shape[1:], margin_of(engine, conserve=True))
+    inside = [
+        Extent(each.start - first, each.stop - first, each.at_start, each.at_end)
+        for each, first in zip(extents, (around.top, around.left), strict=True)
+    ]
+    lr = torch.from_numpy(values[used][:, *around.slices]).to(engine.device)
+    result[used] = conserved(total[used], lr, *inside, degradation)
+    return result
+
+
+def core_extents(core: Window, shape: Sequence[int], margin: int) -> tuple[Extent, Extent]:
+    """Rows and columns of a core in a window that has `margin` around it unless the scene ends."""
+    height, width = shape
+    return (
+        Extent(core.top, core.bottom, core.top < margin, height - core.bottom < margin),
+        Extent(core.left, core.right, core.left < margin, width - core.right < margin),
+    )
 
 
 def _blend(
@@ -163,20 +219,10 @@ def run_engine(engine: Engine, x: torch.Tensor, core: Window) -> torch.Tensor:
     """The core of a window; with attention per tile the window counts as a scene of its own."""
     height, width = x.shape[2:]
     if engine.statistics is None:
-        near = Window(
-            max(0, core.top - engine.halo),
-            min(height, core.bottom + engine.halo),
-            max(0, core.left - engine.halo),
-            min(width, core.right + engine.halo),
-        )
+        near = core.grown(engine.halo, (height, width))
         rows, columns = core.within(near).scaled(engine.config.scale).slices
         return engine(x[:, :, *near.slices])[:, :, rows, columns]
-    reach = margin_of(engine)
-    return engine.tile(
-        x,
-        Extent(core.top, core.bottom, core.top < reach, height - core.bottom < reach),
-        Extent(core.left, core.right, core.left < reach, width - core.right < reach),
-    )
+    return engine.tile(x, *core_extents(core, (height, width), margin_of(engine)))
 
 
 def _unused(used: tuple[int, ...], bands: int) -> NDArray[np.bool_]:
@@ -194,11 +240,25 @@ def read_tile(context: SceneContext, tile: Tile) -> TileInput:
 
 
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
-    """The core of a read tile, super-resolved."""
-    values = super_resolve(tile.values, tile.core, context.engines, context.calibration)
-    bands, reach = context.calibration.bands.valued, context.engines[0].halo
-    quality = pixel_quality(tile.values, bands, tile.core, reach, tile.flags)
-    return TileOutput(values, quality, tile.positions)
+    """The core of a read tile, super-resolved, and what can be said of it."""
+    calibration, engine = context.calibration, context.engines[0]
+    values = super_resolve(
+        tile.values, tile.core, context.engines, calibration, conserve=context.conserve
+    )
+    bands = calibration.bands.valued
+    quality = pixel_quality(tile.values, bands, tile.core, engine.halo, tile.flags)
+    return TileOutput(values, quality, _consistency(context, tile, values), tile.positions)
+
+
+def _consistency(context: SceneContext, tile: TileInput, result: Values) -> TileQuality:
+    used = list(context.calibration.bands.used)
+    whole = len(used) == len(result)
+    seen, result = (tile.values, result) if whole else (tile.values[used], result[used])
+    filled = seen
+    if np.isnan(seen.sum()):
+        filled = fill_gaps(seen, context.calibration.background[used])
+    extents = core_extents(tile.core, seen.shape[1:], context.margin)
+    return measure_tile(seen, filled, result, extents, bicubic(context.grid.scale))
 
 
 def write_tile(
@@ -227,6 +287,7 @@ def write_tile(
         valid=valid.count // scale**2,
         minimum=valid.minimum,
         maximum=valid.maximum,
+        consistency=content.consistency.to_record(),
     )
 
 

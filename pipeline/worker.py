@@ -153,7 +153,15 @@ class Worker:
         encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
         engines = scene_engines(self._engine, calibration)
         overviews = overview_factors(job.grid)
-        context = SceneContext(scene, job.grid, calibration, encoding, engines, overviews)
+        context = SceneContext(
+            scene,
+            job.grid,
+            calibration,
+            encoding,
+            engines,
+            overviews,
+            conserve=job.options.conserve,
+        )
         return context, OutputScene(store)
 
 

@@ -133,8 +133,9 @@ def window_starts(bands: int, size: int, overlap: float = OVERLAP) -> list[int]:
 def stretches(used: UsedBands, wavelengths: Wavelengths | None) -> list[tuple[int, ...]]:
     """The used bands, cut where the spectrum has a gap or runs backwards.
 
-    Bands in descending order are turned, so that the network sees rising wavelengths. A gap is a step of more than `GAP` times the median step, in wavelength where it is known,
-    else in band number.
+    Bands in descending order are turned, so that the network sees rising wavelengths. A gap is a
+    step of more than `GAP` times the median step, in wavelength where it is known, else in band
+    number.
     """
     bands = np.asarray(used)
     axis = bands if wavelengths is None else np.asarray(wavelengths)[bands]

@@ -68,10 +68,11 @@ def provenance(
         "tiles_kept_from_earlier_runs": tiles_kept,
     }
     if calibration is not None:
+        worst = calibration.bands.worst_nm
         facts |= {
             "bands_kind": calibration.bands.kind,
             "bands_note": calibration.bands.note,
-            "bands_worst_nm": calibration.bands.worst_nm,
+            "bands_worst_nm": None if worst is None else round(worst, 3),
             "bands_upsampled": list(calibration.bands.upsampled),
             "normalisation": calibration.gain_rule,
             "attention_statistics_sha256": calibration.digest(),

@@ -169,12 +169,12 @@ def _conserved(
     rows, columns = core.scaled(engine.config.scale).shape
     result = torch.empty(len(values), rows, columns, device=engine.device)
     extents = core_extents(core, values.shape[1:], margin_of(engine, conserve=True))
-    inside = [
+    down, right = (
         Extent(each.start - first, each.stop - first, each.at_start, each.at_end)
         for each, first in zip(extents, (around.top, around.left), strict=True)
-    ]
+    )
     lr = torch.from_numpy(values[used][:, *around.slices]).to(engine.device)
-    result[used] = conserved(total[used], lr, *inside, degradation)
+    result[used] = conserved(total[used], lr, down, right, degradation)
     return result
 
 

@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from flows.listener import PrefectListener
 from pipeline.errors import UsageError
 from pipeline.job import RunReport, run
-from pipeline.settings import RunSettings
+from pipeline.settings import Mask, RunSettings
 from pipeline.storage import redact
 
 SCENES_KEY = "sr-archive-scenes"
@@ -42,6 +42,9 @@ def sr_archive(
     outside: Literal["fill", "upsample"] | None = None,
     tolerance: float | None = None,
     normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
+    mask: list[Mask] | None = None,
+    conserve: bool | None = None,
+    max_inconsistency: float | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Literal["sharded", "plain"] | None = None,
     include: list[str] | None = None,
@@ -70,6 +73,10 @@ def sr_archive(
         outside: With bands match, good bands that the model lacks: left out, or by bicubic.
         tolerance: Largest wavelength difference of a match, nm; default: half a band step.
         normalise: How values reach [0, 1]: as they are, by one factor, or one per band.
+        mask: Quality flags of the source whose pixels are treated as nodata; 'none': none.
+        conserve: Change results as little as makes them degrade to the scene again.
+        max_inconsistency: Set scenes aside whose degraded result differs from the scene by more
+            than this part of its root mean square.
         dtype: Type of the output values.
         layout: plain: unsharded Zarr v2, for GDAL before 3.13.
         include: Scene ids to keep (globs).
@@ -115,6 +122,8 @@ def _leave_artifacts(settings: RunSettings, report: RunReport) -> None:
                 "tiles": row.tiles,
                 "kept": row.tiles_kept,
                 "seconds": round(row.seconds, 1),
+                "inconsistency": row.inconsistency,
+                "of bicubic": row.inconsistency_of_bicubic,
                 "Mpx·band": round(row.megapixel_bands, 2),
                 "output": redact(row.output),
             }

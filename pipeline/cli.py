@@ -137,8 +137,13 @@ def run(
 
 def _print_report(report: Any) -> None:
     columns = ("scene_id", "status", "tiles", "tiles_kept", "seconds")
+    percent = {"inconsistency": "inconsistency", "inconsistency_of_bicubic": "of bicubic"}
     rows = [
-        {**{name: getattr(row, name) for name in columns}, "reason or note": row.reason or row.note}
+        {
+            **{name: getattr(row, name) for name in columns},
+            **{title: _percent(getattr(row, name)) for name, title in percent.items()},
+            "reason or note": row.reason or row.note,
+        }
         for row in report.rows
     ]
     _table(rows, f"run {report.run_id}, {report.seconds:.1f} s")
@@ -149,6 +154,10 @@ def _print_report(report: Any) -> None:
         _out.print(
             f'open one with: xarray.open_zarr("{published.output}")', markup=False, soft_wrap=True
         )
+
+
+def _percent(part: float | None) -> str:
+    return "" if part is None else f"{part:.2%}"
 
 
 @app.command()

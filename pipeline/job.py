@@ -14,10 +14,11 @@ from model import CheckpointError, load_checkpoint
 from pipeline import events
 from pipeline.actors import ActorPool, Dispatcher, Handlers, Share, Work, ray_session
 from pipeline.calibration import Calibration
-from pipeline.errors import UsageError
+from pipeline.errors import SceneError, UsageError
 from pipeline.events import Event, Listener
 from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
 from pipeline.provenance import RunFacts, provenance
+from pipeline.quality import scene_figures
 from pipeline.settings import RunSettings
 from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
 from pipeline.store import STATE, SceneStore, TileRecord
@@ -36,6 +37,8 @@ class SceneRow:
     tiles_kept: int = 0
     seconds: float = 0.0
     megapixel_bands: float = 0.0
+    inconsistency: float | None = None  # RMS of degraded result minus scene, part of the scene's
+    inconsistency_of_bicubic: float | None = None
     source: str = ""
     output: str = ""
 
@@ -234,20 +237,53 @@ class Run:
         try:
             store = job.store()
             records = store.ledger()
-            store.publish(self._record_of(job, records), records)
-        except Exception as error:  # of this scene only; its tiles and ledger are kept
+            facts = self._facts_of(job, store, records)
+            self._check_consistency(job, facts["sr_archive"]["consistency"])
+            store.publish(facts, records)
+        except SceneError as error:  # its tiles and ledger are kept, here and below
+            self._quarantine(job.scene_id, error.code, error.message)
+        except Exception as error:
             self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
-            return
-        self._end(job.scene_id, "published")
+        else:
+            self._end(job.scene_id, "published")
 
-    def _record_of(self, job: SceneJob, records: Mapping[str, TileRecord]) -> dict[str, Any]:
-        data = job.store().calibration()
-        calibration = None if data is None else Calibration.from_bytes(data)
+    def _facts_of(
+        self, job: SceneJob, store: SceneStore, records: Mapping[str, TileRecord]
+    ) -> dict[str, Any]:
+        """The root attributes to add."""
+        data = store.calibration()
+        if data is None:
+            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
+        calibration = Calibration.from_bytes(data)
         devices = tuple(sorted({record.device for record in records.values()}))
         precisions = tuple(sorted({record.precision for record in records.values()}))
         facts = RunFacts(self.report.run_id, self.report.started, devices, precisions)
         kept = self._rows[job.scene_id].tiles_kept
-        return provenance(job, self._model, facts, calibration, tiles_kept=kept)
+        return provenance(
+            job,
+            self._model,
+            facts,
+            calibration,
+            scene_figures(records, calibration, job.grid.scale),
+            tiles_kept=kept,
+        )
+
+    def _check_consistency(self, job: SceneJob, measured: Mapping[str, Any]) -> None:
+        """Into the scene's row, and against the operator's limit.
+
+        Raises:
+            SceneError: `inconsistent`.
+        """
+        row, limit = self._rows[job.scene_id], self._settings.max_inconsistency
+        row.inconsistency = measured["relative_rmse"]
+        row.inconsistency_of_bicubic = measured["bicubic"]["relative_rmse"]
+        if limit is not None and row.inconsistency is not None and row.inconsistency > limit:
+            raise SceneError(
+                "inconsistent",
+                f"degraded, the result differs from the scene by {row.inconsistency:.3g} of its "
+                f"root mean square (--max-inconsistency {limit:g}); its tiles are kept: the same "
+                "command with a larger limit publishes it, --conserve makes it consistent",
+            )
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:
         row = self._rows[scene_id]

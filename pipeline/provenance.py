@@ -37,7 +37,13 @@ def package_versions() -> dict[str, str]:
 
 
 def provenance(
-    job: SceneJob, model: Model, run: RunFacts, calibration: Calibration | None, *, tiles_kept: int
+    job: SceneJob,
+    model: Model,
+    run: RunFacts,
+    calibration: Calibration,
+    consistency: dict[str, Any],
+    *,
+    tiles_kept: int,
 ) -> dict[str, Any]:
     """Root attributes `scene_id` and `sr_archive`; no credentials.
 
@@ -46,8 +52,10 @@ def provenance(
         model: the checkpoint that was used.
         run: the run that publishes.
         calibration: the scene's constants.
+        consistency: of `pipeline.quality`.
         tiles_kept: tiles that earlier runs had finished.
     """
+    bands = calibration.bands
     facts: dict[str, Any] = {
         "fingerprint": job.fingerprint,
         "source": redact(unstrip(*open_filesystem(job.uri))),
@@ -66,16 +74,13 @@ def provenance(
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "tiles": len(job.grid),
         "tiles_kept_from_earlier_runs": tiles_kept,
+        "bands_kind": bands.kind,
+        "bands_note": bands.note,
+        "bands_worst_nm": None if bands.worst_nm is None else round(bands.worst_nm, 3),
+        "bands_upsampled": list(bands.upsampled),
+        "normalisation": calibration.gain_rule,
+        "attention_statistics_sha256": calibration.digest(),
+        "calibration_pixels": calibration.sampled_pixels,
+        "consistency": consistency,
     }
-    if calibration is not None:
-        worst = calibration.bands.worst_nm
-        facts |= {
-            "bands_kind": calibration.bands.kind,
-            "bands_note": calibration.bands.note,
-            "bands_worst_nm": None if worst is None else round(worst, 3),
-            "bands_upsampled": list(calibration.bands.upsampled),
-            "normalisation": calibration.gain_rule,
-            "attention_statistics_sha256": calibration.digest(),
-            "calibration_pixels": calibration.sampled_pixels,
-        }
     return {"scene_id": job.scene_id, "sr_archive": facts}

@@ -8,17 +8,19 @@ published. Consistency is necessary and not sufficient: docs/consistency.md.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from model.consistency import ConsistencySums, bicubic_consistency, consistency
 from numpy.typing import NDArray
 
-from model.degradation import Degradation
+from model.consistency import ConsistencySums, bicubic_consistency, consistency
+from model.degradation import Degradation, bicubic
 from model.extent import Extent
+from pipeline.calibration import Calibration
+from pipeline.store import TileRecord
 
 Values = NDArray[np.float32]
 _DIGITS = 6  # significant digits of a figure in metadata
@@ -40,9 +42,9 @@ class TileQuality:
         return TileQuality(self.result + other.result, self.bicubic + other.bicubic)
 
     def to_record(self) -> str:
-        """Text for the ledger, 11 bytes per band and figure."""
+        """Text for the ledger, 43 bytes per band: float32, whose digits outlast every sum."""
         sums = np.concatenate([self.result.to_array(), self.bicubic.to_array()])
-        return base64.b64encode(sums.astype("<f8").tobytes()).decode("ascii")
+        return base64.b64encode(sums.astype("<f4").tobytes()).decode("ascii")
 
     @classmethod
     def from_record(cls, text: str) -> TileQuality:
@@ -51,7 +53,7 @@ class TileQuality:
         Raises:
             ValueError: the text is not of this kind.
         """
-        sums = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+        sums = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float64)
         result, bicubic = np.split(sums, 2)
         return cls(ConsistencySums.from_array(result), ConsistencySums.from_array(bicubic))
 
@@ -88,6 +90,18 @@ def total(records: Iterable[str]) -> TileQuality | None:
         assert result is not None
         result = result + tile
     return result
+
+
+def scene_figures(
+    records: Mapping[str, TileRecord], calibration: Calibration, scale: int
+) -> dict[str, Any]:
+    """The figures of a scene whose every tile is in the ledger; see `figures`."""
+    used, bands = calibration.bands.used, len(calibration.gains)
+    quality = total(record.consistency for record in records.values())
+    if quality is None:  # tiles of a ledger that knew no consistency
+        nothing = ConsistencySums.zeros(len(used))
+        quality = TileQuality(nothing, nothing)
+    return figures(quality, used, bands, bicubic(scale))
 
 
 def relative_error(sums: ConsistencySums) -> float:

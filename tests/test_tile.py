@@ -51,14 +51,16 @@ def compiled(net: SSPSR) -> inference.Engine:
     return inference.compile(net, precision="fp32")
 
 
-def tiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int) -> np.ndarray:
+def tiled(
+    scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int, *, conserve: bool = False
+) -> np.ndarray:
     """The scene put together from its tiles, each read with its halo alone."""
     engine = compiled(net)
     scale = engine.config.scale
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], tile, scale)
     encoding = ValueEncoding("float32", fill=float("nan"))
     engines = scene_engines(engine, calibration)
-    context = SceneContext(scene, grid, calibration, encoding, engines)
+    context = SceneContext(scene, grid, calibration, encoding, engines, conserve=conserve)
     result = np.empty((scene.sizes["band"], *grid.output_size), np.float32)
     for each in grid:
         rows, columns = grid.core(each).scaled(scale).slices

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-import rasterio
 import xarray as xr
 from numpy.typing import NDArray
-from rasterio.io import MemoryFile
+from PIL import Image
 
 from pipeline.arrays import VARIABLE
 from pipeline.grid import TileGrid
@@ -74,10 +74,8 @@ def _stretched(plane: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _png(colours: NDArray[np.uint8], valid: NDArray[np.bool_]) -> bytes:
-    rows, columns = valid.shape
-    with rasterio.Env(GDAL_PAM_ENABLED="NO"), MemoryFile(ext=".png") as memory:
-        with memory.open(
-            driver="PNG", height=rows, width=columns, count=4, dtype="uint8"
-        ) as picture:
-            picture.write(np.concatenate([colours, 255 * valid[None].astype(np.uint8)]))
-        return bytes(memory.read())
+    opacity = np.where(valid, 255, 0).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([*colours, opacity]))
+    memory = BytesIO()
+    picture.save(memory, "PNG", optimize=True)
+    return memory.getvalue()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from model import SSPSRConfig
+from model.degradation import bicubic
 from model.memory import body_bytes, tile_bytes
+from model.projection import reach
 from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
 from pipeline.nodata import FILL_DEPTH
 
@@ -13,7 +15,15 @@ _ELEMENT = 4  # bytes of an activation: float32, which bounds bfloat16
 _COPIES = 3  # of the weights: as read, fused, laid out for the device
 
 
-def worker_bytes(config: SSPSRConfig, parameters: int, tile: int, bands: int, halo: int) -> int:
+def worker_bytes(
+    config: SSPSRConfig,
+    parameters: int,
+    tile: int,
+    bands: int,
+    halo: int,
+    *,
+    conserve: bool = False,
+) -> int:
     """Upper bound of one worker's resident memory.
 
     The process itself and the weights, and the larger of two: the calibration of a scene, or the
@@ -26,10 +36,14 @@ def worker_bytes(config: SSPSRConfig, parameters: int, tile: int, bands: int, ha
         tile: LR pixels along a tile's side.
         bands: of the scene with the most.
         halo: of the network.
+        conserve: results are made consistent, which takes the network's work on a larger core.
     """
-    low = (tile + 2 * (halo + FILL_DEPTH)) ** 2
+    grown = tile + (2 * reach(bicubic(config.scale)) if conserve else 0)
+    low = (grown + 2 * (halo + FILL_DEPTH)) ** 2
     high = (config.scale * tile) ** 2
     flight = IN_FLIGHT * bands * (2 * low + 3 * high) * 4
-    network = tile_bytes(config, tile, tile, _ELEMENT)
+    network = tile_bytes(config, grown, grown, _ELEMENT)
+    if conserve:  # the larger result, and once more of the bands in use
+        network += 2 * bands * (config.scale * grown) ** 2 * 4
     sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
     return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + network)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SceneError
 
 FILL_DEPTH = 8  # LR pixels over which neighbours spread into a gap
-MAX_PARTIAL = 0.20
+MAX_MISSING = 0.20
 MAX_RAGGED = 0.50
 
 Values = NDArray[np.float32]
@@ -74,13 +74,14 @@ def check_gaps(values: Values) -> None:
     covered = np.count_nonzero(~empty)
     if covered == 0:
         return
-    partial = np.count_nonzero(~complete & ~empty) / covered
-    if partial > MAX_PARTIAL:
+    # Of values, not of pixels: a dead detector element costs few values and touches many pixels.
+    missing = 1 - np.count_nonzero(finite) / (covered * len(values))
+    if missing > MAX_MISSING:
         raise SceneError(
             "not-finite",
-            f"{partial:.0%} of the pixels lack a value (NaN or nodata) in some but not all good "
-            f"bands (at most {MAX_PARTIAL:.0%} can be filled soundly); mark the bands as bad or "
-            "mask whole pixels",
+            f"{missing:.0%} of the values of good bands lack (NaN or nodata) where other bands have "
+            f"one (at most {MAX_MISSING:.0%} can be filled soundly); mark the bands as bad or mask "
+            "whole pixels",
         )
     ragged = np.count_nonzero(complete & _beside(empty)) / covered
     if ragged > MAX_RAGGED:

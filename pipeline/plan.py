@@ -284,4 +284,7 @@ def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
     bands = max(max(job.bands, job.source_bands) for job in jobs)
     config = model.card.architecture.config()
     parameters = len(model.data) // 4
-    return worker_bytes(config, parameters, jobs[0].options.tile, bands, model.halo)
+    options = jobs[0].options
+    return worker_bytes(
+        config, parameters, options.tile, bands, model.halo, conserve=options.conserve
+    )

@@ -67,3 +67,13 @@ def test_a_nodata_border_and_a_dead_column_are_fine() -> None:
     values[0, :, 7] = np.nan
     check_gaps(values)
     check_gaps(np.full((2, 8, 8), np.nan, np.float32))  # no valid pixel is another fault
+
+
+def test_dead_detector_elements_of_many_bands_are_fine() -> None:
+    """Each band has one dead column, in all nearly every pixel lacks some band."""
+    values = np.repeat(ramp()[:1], 30, axis=0)
+    for band in range(30):
+        values[band, :, band] = np.nan
+    check_gaps(values)
+    filled = fill_gaps(values, np.zeros(30, np.float32))
+    assert np.abs(filled - ramp()[0]).max() < 0.03

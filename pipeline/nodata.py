@@ -79,8 +79,8 @@ def check_gaps(values: Values) -> None:
     if missing > MAX_MISSING:
         raise SceneError(
             "not-finite",
-            f"{missing:.0%} of the values of good bands lack (NaN or nodata) where other bands have "
-            f"one (at most {MAX_MISSING:.0%} can be filled soundly); mark the bands as bad or mask "
+            f"{missing:.0%} of the values of good bands are missing where other bands have one "
+            f"(at most {MAX_MISSING:.0%} can be filled soundly); mark the bands as bad or mask "
             "whole pixels",
         )
     ragged = np.count_nonzero(complete & _beside(empty)) / covered

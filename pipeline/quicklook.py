@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -12,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.arrays import VARIABLE
-from pipeline.grid import TileGrid
-from pipeline.overviews import overview_factors, overview_name
 
 PRIMARIES = (650.0, 550.0, 460.0)  # nm: red, green and blue of a natural-colour composite
 _NEAR = 60.0  # nm; a band farther from its primary does not stand for it
+_LEVEL = re.compile(r"(overviews/(\d+))/")
 _LONGEST = 512  # pixels along the picture's longer side
 _STRETCH = (2.0, 98.0)  # percentiles that become black and white
 
@@ -41,27 +41,32 @@ def composite_bands(
     return red, green, blue
 
 
-def draw_quicklook(url: str, grid: TileGrid) -> bytes:
+def draw_quicklook(url: str) -> bytes:
     """PNG of a published scene, transparent where it has no values.
 
     Args:
         url: of the scene's store.
-        grid: of its tiles.
+
+    Raises:
+        ValueError: the scene has no good band.
     """
-    level = _level(grid)
-    group = None if level == 1 else overview_name(level)
-    with xr.open_zarr(url, group=group) as scene:
+    with xr.open_zarr(url, group=_level(url)) as scene:
         wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
         bands = composite_bands(wavelengths, scene["good_band"].values)
         values = scene[VARIABLE].isel(band=list(bands)).values
     return _png(np.stack([_stretched(plane) for plane in values]), np.isfinite(values).all(axis=0))
 
 
-def _level(grid: TileGrid) -> int:
-    """The finest level that is small enough, 1 for the scene itself; else the coarsest."""
-    factors = (1, *overview_factors(grid))
-    small = (each for each in factors if max(grid.output_size) <= _LONGEST * each)
-    return next(small, factors[-1])
+def _level(url: str) -> str | None:
+    """The group of the finest level that is small enough, else of the coarsest; None: the root."""
+    with xr.open_zarr(url) as scene:
+        longest = max(scene.sizes["y"], scene.sizes["x"])
+        layout = scene.attrs.get("multiscales", {}).get("layout", [])
+    groups = {1: None} | {
+        int(found[2]): found[1] for entry in layout if (found := _LEVEL.match(entry["asset"]))
+    }
+    small = (factor for factor in sorted(groups) if longest <= _LONGEST * factor)
+    return groups[next(small, max(groups))]
 
 
 def _stretched(plane: NDArray[np.float32]) -> NDArray[np.uint8]:

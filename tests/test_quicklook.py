@@ -5,13 +5,13 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
 
 from pipeline.grid import TileGrid
+from pipeline.overviews import overview_factors, overview_name
 from pipeline.quicklook import composite_bands, draw_quicklook
 
 
@@ -32,22 +32,34 @@ def test_without_visible_bands_the_spectrum_is_spread() -> None:
         composite_bands(None, np.zeros(50, bool))
 
 
-@pytest.mark.parametrize(("rows", "level"), [(60, None), (700, "overviews/2")])
-def test_drawn_from_the_level_that_fits(tmp_path: Path, rows: int, level: str | None) -> None:
+@pytest.mark.parametrize(("rows", "level"), [(60, 1), (700, 2), (1400, 4)])
+def test_drawn_from_the_level_that_fits(tmp_path: Path, rows: int, level: int) -> None:
     grid = TileGrid(rows // 4, 40, 16, 4)
-    height, width = (rows, 160) if level is None else (rows // 2, 80)
-    ramp = np.linspace(0.1, 0.9, height)[:, None] * np.ones(width)
-    values = np.stack([ramp, ramp[::-1], np.full_like(ramp, 0.3)]).astype(np.float32)
-    values[:, :10, :10] = np.nan
-    scene = xr.Dataset(
-        {"reflectance": (("band", "y", "x"), da.from_array(values, chunks=(3, 64, 64)))},
-        {"good_band": ("band", [True] * 3), "wavelength": ("band", [650.0, 550.0, 450.0])},
-    )
-    scene.to_zarr(tmp_path / "s.zarr", group=level)
-    picture = Image.open(BytesIO(draw_quicklook(str(tmp_path / "s.zarr"), grid)))
+    factors = [factor for factor in (1, *overview_factors(grid)) if factor <= 4]
+    layout = [
+        {"asset": "reflectance"},
+        *({"asset": f"overviews/{f}/reflectance"} for f in factors[1:]),
+    ]
+    for factor in factors:
+        height, width = -(-rows // factor), 160 // factor
+        ramp = np.linspace(0.1, 0.9, height)[:, None] * np.ones(width)
+        values = np.stack([ramp, ramp[::-1], np.full_like(ramp, 0.3)]).astype(np.float32)
+        values[:, :10, :10] = np.nan
+        xr.Dataset(
+            {"reflectance": (("band", "y", "x"), values)},
+            {"good_band": ("band", [True] * 3), "wavelength": ("band", [650.0, 550.0, 450.0])},
+            {"multiscales": {"layout": layout}} if factor == 1 else {},
+        ).to_zarr(
+            tmp_path / "s.zarr",
+            group=None if factor == 1 else overview_name(factor),
+            mode="a",
+            consolidated=False,
+        )
+    picture = Image.open(BytesIO(draw_quicklook(str(tmp_path / "s.zarr"))))
     assert (picture.format, picture.mode) == ("PNG", "RGBA")
     red, green, blue, alpha = np.asarray(picture).transpose(2, 0, 1)
-    assert red.shape == (height, width)
+    height = rows // level
+    assert red.shape == (height, 160 // level)
     assert (alpha[:10, :10] == 0).all() and (alpha[10:] == 255).all()
     top, bottom = height // 5, height - height // 5
     assert red[top, 40] < 60 < 190 < red[bottom, 40]

@@ -62,6 +62,6 @@ def test_drawn_from_the_level_that_fits(tmp_path: Path, rows: int, level: int) -
     assert red.shape == (height, 160 // level)
     assert (alpha[:10, :10] == 0).all() and (alpha[10:] == 255).all()
     top, bottom = height // 5, height - height // 5
-    assert red[top, 40] < 60 < 190 < red[bottom, 40]
-    assert green[top, 40] > 190
+    assert red[top, 30] < 60 < 190 < red[bottom, 30]
+    assert green[top, 30] > 190
     assert (blue == 128).all()

@@ -5,9 +5,10 @@
     <output>/stac/items.parquet           all items in one file (stac-geoparquet)
     <output>/stac/quicklooks/<scene_id>.png
 
-Each object is written in one PUT, so a reader sees the old one or the new one. What the collection
-names is written before it and removed after it. The items are the truth: the other two can be made
-from them at any time (`rebuild_catalogue`).
+Each object is written in one PUT, so a reader sees the old one or the new one. The order is items,
+collection, table: the table says what is catalogued (`catalogued`), so an update that was killed
+is done again by the next one. The items are the truth: the other two can be made from them at any
+time (`rebuild_catalogue`).
 """
 
 from __future__ import annotations
@@ -86,12 +87,25 @@ def update_catalogue(
     if not (report.written or gone or report.notes) and place.has_collection():
         report.items = old.num_rows
         return report
-    table = joined(without(old, [*report.written, *gone]), fresh)
-    place.write_table(table, collection)
     report.removed = sorted(gone)
     place.remove_items(report.removed)
+    table = joined(without(old, [*report.written, *gone]), fresh)
+    place.write_table(table, collection)
     report.items = table.num_rows
     return report
+
+
+def catalogued(output: str) -> dict[str, str | None]:
+    """The fingerprints of the scenes in an output's catalogue by id; none where there is no table.
+
+    A published scene that is not here, or with another fingerprint, has to be given to
+    `update_catalogue`; an id that is here and not published, as removed.
+    """
+    table = _Place(output).table([])
+    ids, prints = _ids(table), field_of(table, "sr:fingerprint") if table.num_rows else None
+    return dict(
+        zip(ids, prints.to_pylist() if prints is not None else [None] * len(ids), strict=True)
+    )
 
 
 def rebuild_catalogue(output: str, collection: str = COLLECTION) -> CatalogueReport:
@@ -148,12 +162,12 @@ class _Place:
 
     def write_table(self, table: pa.Table, collection: str) -> None:
         document = _collection(table, collection)
+        text = json.dumps(document, indent=1, allow_nan=False).encode()
+        write_atomic(self._fs, join(self._root, "collection.json"), text)
         if table.num_rows:
             write_atomic(self._fs, self._table, to_bytes(table, document))
         elif read_if_present(self._fs, self._table) is not None:
             self._fs.rm_file(self._table)
-        text = json.dumps(document, indent=1, allow_nan=False).encode()
-        write_atomic(self._fs, join(self._root, "collection.json"), text)
 
     def remove_items(self, ids: Iterable[str]) -> None:
         for name in ids:

@@ -21,7 +21,12 @@ from infra.local_s3 import LocalS3
 from pipeline.catalog import list_scenes
 from pipeline.errors import SceneError
 from pipeline.readers.scene import crs_attrs
-from pipeline.stac_catalogue import output_collection, rebuild_catalogue, update_catalogue
+from pipeline.stac_catalogue import (
+    catalogued,
+    output_collection,
+    rebuild_catalogue,
+    update_catalogue,
+)
 from pipeline.stac_facts import PublishedScene, facts_of_published
 from pipeline.stac_item import scene_item
 from pipeline.stac_table import from_bytes, items_of, table_of, to_bytes
@@ -303,6 +308,19 @@ def test_the_last_scene_can_be_removed(tmp_path: Path) -> None:
     assert not list((tmp_path / "stac").rglob("*.parquet"))
     validate(json.loads((tmp_path / "stac" / "collection.json").read_text()))
     assert update_catalogue(str(tmp_path), [scene_item(facts("b"))]).items == 1
+
+
+def test_an_update_that_was_killed_before_the_table_is_done_again(tmp_path: Path) -> None:
+    output, table = str(tmp_path), tmp_path / "stac" / "items.parquet"
+    update_catalogue(output, [scene_item(facts("a")), scene_item(facts("b"))])
+    before = table.read_bytes()
+    update_catalogue(output, [scene_item(facts("new"))], ["b"])
+    done = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    table.write_bytes(before)  # all but the table was written
+    assert catalogued(output) == {"a": MADE["fingerprint"], "b": MADE["fingerprint"]}
+    update_catalogue(output, [scene_item(facts("new"))], ["b"])
+    assert set(catalogued(output)) == {"a", "new"}
+    assert done == {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
 
 
 @pytest.mark.parametrize("what", ["torn", "foreign", "other"])

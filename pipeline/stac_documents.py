@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import SceneError, UsageError
+from pipeline.readers import scene_stem
 from pipeline.readers.boundary import boundary, failure, is_file
-from pipeline.stac_links import Root, canonical, scheme_of
+from pipeline.stac_links import Root, canonical, printable, scheme_of
 from pipeline.storage import describe, open_filesystem, redact, unstrip
 
 _HEAD = 64
@@ -54,8 +55,13 @@ class Items:
 
 
 def is_stac(source: str) -> bool:
-    """Whether a source is one JSON document or parquet file, seen from its first bytes."""
+    """Whether a source is one JSON document or parquet file, seen from its first bytes.
+
+    What has the suffix of a scene is none; some servers would send all of it for a look.
+    """
     filesystem, path = open_filesystem(source)
+    if scene_stem(path) != path.rpartition("/")[2]:
+        return False
     try:
         if scheme_of(source) not in ("http", "https") and not is_file(filesystem, path):
             return False
@@ -157,7 +163,8 @@ class _Walk:
         return found
 
     def _fault(self, address: str, error: SceneError) -> None:
-        self._items.faults.append((address.partition("?")[0], address, error))
+        shown = printable(address)
+        self._items.faults.append((shown.partition("?")[0], shown, error))
 
 
 def _list(value: Any) -> list[dict[str, Any]]:

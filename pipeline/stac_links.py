@@ -20,6 +20,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _REMOTE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
 _WEB = frozenset({"http", "https"})
 _LONGEST = 4096
+_SHOWN = 200
 _CATALOGUE_FOLDER = "stac"
 
 
@@ -63,8 +64,8 @@ class Root:
         """
         if not isinstance(href, str) or not href.strip() or len(href) > _LONGEST:
             raise SceneError("bad-header", f"{redact(base)}: an href is empty or no text")
-        if "::" in href or any(ord(character) < 32 for character in href):
-            raise _refused(href, base, "it has a chained protocol or control characters")
+        if "::" in href or not href.isprintable():
+            raise _refused(href, base, "it has a chained protocol or unprintable characters")
         if _SCHEME.match(href) or (href.startswith("/") and scheme_of(base) not in _WEB):
             return self._absolute(href, base)
         return self._relative(href, base, page)
@@ -98,6 +99,12 @@ class Root:
         return prefix == own_prefix and posixpath.normpath(path).startswith(own.rstrip("/") + "/")
 
 
+def printable(text: object) -> str:
+    """Text of an untrusted document for a message: one line, no terminal controls, not endless."""
+    short = " ".join(str(text).split())[:_SHOWN]
+    return short if short.isprintable() else ascii(short)
+
+
 def canonical(url: str) -> str:
     """One spelling for one object, to compare addresses and to see loops.
 
@@ -118,7 +125,7 @@ def _known() -> list[str]:
 
 
 def _refused(href: str, base: str, why: str) -> SceneError:
-    shown = redact(href)[:200]
+    shown = printable(redact(href))
     return SceneError("bad-header", f"{redact(base)}: the href {shown!r} is refused: {why}")
 
 

@@ -19,7 +19,7 @@ from pipeline.readers import scene_stem
 from pipeline.readers.enmap import sidecar
 from pipeline.readers.envi import data_candidates
 from pipeline.stac_documents import FoundItem, Items, read_items
-from pipeline.stac_links import Root, canonical
+from pipeline.stac_links import Root, canonical, printable
 from pipeline.storage import describe, join, redact, version_of
 from pipeline.storage_batch import infos
 
@@ -130,13 +130,15 @@ def _scenes(items: Items, asset: str | None, catalogue: Catalogue) -> list[_Scen
     scenes = []
     for found in sorted(items.found, key=lambda entry: str(entry.item.get("id"))):
         name = found.item.get("id")
-        address = f"{found.base}#{name}"
+        address = f"{found.base}#{printable(name)}"
         try:
             if not isinstance(name, str) or not name.strip():
                 raise SceneError("bad-header", f"{redact(found.base)}: an item without an id")
             scene = _scene(found, items.root, asset)
             if scene.scene_id in taken:
-                message = f"item {name!r} has the id of {taken[scene.scene_id]}: exclude one"
+                message = (
+                    f"item {printable(name)!r} has the id of {taken[scene.scene_id]}: exclude one"
+                )
                 address = scene.uri
                 raise SceneError("duplicate-id", f"{redact(scene.uri)}: {message}")
         except SceneError as error:
@@ -180,7 +182,7 @@ def _choose(
     item: Mapping[str, Any], base: str, asset: str | None
 ) -> tuple[str, str, dict[str, Any]]:
     """Key, format and fields of the asset that is the scene."""
-    where = f"{redact(base)}: item {str(item.get('id'))[:100]!r}"
+    where = f"{redact(base)}: item {printable(item.get('id'))!r}"
     stated = item.get("assets")
     assets = {
         str(key): entry
@@ -214,7 +216,7 @@ def _unknown(where: str, what: str) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
+    listed = sorted(printable(name) for name in names)
     return (", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")) or "none at all"
 
 

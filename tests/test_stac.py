@@ -395,7 +395,6 @@ def test_a_catalogue_on_s3(s3: LocalS3) -> None:
     assert rebuild_catalogue(output).items == 3
 
 
-@pytest.mark.slow
 def test_what_the_job_publishes_becomes_valid_items(tmp_path: Path) -> None:
     archive, output = write_archive(tmp_path / "archive"), tmp_path / "output"
     assert run_job(archive, output, write_model(tmp_path)).exit_status == 0

@@ -197,6 +197,8 @@ def test_faulty_items_are_set_aside_with_their_reason(archive: Path) -> None:
         "ftp://host/x.tif",
         "memory://x.tif",
         "x\ny.tif",
+        "\ud800.tif",
+        "\x1b[2J.tif",
         "x" * 5000,
         7,
         " ",
@@ -207,7 +209,7 @@ def test_hrefs_that_are_refused(archive: Path, href: Any) -> None:
     listed = list_scenes(source)
     assert not listed.scenes
     assert listed.rejected[0][2].code in ("bad-header", "missing-data")
-    assert "\n" not in listed.rejected[0][2].message
+    assert listed.rejected[0][2].message.isprintable()
 
 
 def assets(href: Any) -> dict[str, Any]:
@@ -240,6 +242,19 @@ def test_credentials_in_hrefs_are_not_shown(archive: Path) -> None:
     error = reasons(write(archive / "i.json", collection(item("a", secret))))["a"]
     assert error.code == "unreadable"
     assert "hunter2" not in str(error)
+
+
+def test_what_a_document_says_cannot_upset_a_terminal(archive: Path) -> None:
+    odd = "\x1b[2J\ud800"
+    entries = [item(odd) | {"assets": {odd: {"href": odd, "type": odd, "roles": [odd]}}}]
+    entries += [item("b"), item("c", odd)]
+    links = [{"rel": "next", "href": odd}, {"rel": "next"}, 7]
+    source = write(archive / "stac" / "i.json", collection(*entries, links=links))
+    listed = list_scenes(source, asset="x")
+    assert len(listed.rejected) == 5
+    shown = " ".join(f"{name} {uri} {error}" for name, uri, error in listed.rejected)
+    assert shown.isprintable()
+    assert CliRunner().invoke(app, ["list", source], catch_exceptions=False).exit_code == 0
 
 
 def test_loops_end_and_depth_is_bounded(archive: Path) -> None:

@@ -1,14 +1,9 @@
-"""A STAC catalogue as the list of scenes, and its comparison with what the bucket holds.
-
-Which asset is the scene: `asset` if the operator names one; else of those with role `data` (of all
-but pictures and metadata where none has it) the best format in the order of `_FORMATS`. Two equally
-good ones are ambiguous unless one of them has the key `data`.
-"""
+"""A STAC catalogue as the list of scenes, and its comparison with what the bucket holds."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,27 +13,12 @@ from pipeline.errors import SceneError, UsageError
 from pipeline.readers import scene_stem
 from pipeline.readers.enmap import sidecar
 from pipeline.readers.envi import data_candidates
+from pipeline.stac_assets import choose_asset
 from pipeline.stac_documents import FoundItem, Items, read_items
 from pipeline.stac_links import Root, canonical, printable
 from pipeline.storage import describe, join, redact, version_of
 from pipeline.storage_batch import infos
 
-# Best first: name of the format, media types, suffixes.
-_FORMATS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        "zarr",
-        ("application/vnd.zarr", "application/vnd+zarr", "application/x-zarr", "application/zarr"),
-        (".zarr",),
-    ),
-    ("geotiff", ("image/tiff", "image/vnd.stac.geotiff", "image/x.geotiff"), (".tif", ".tiff")),
-    ("netcdf", ("application/netcdf", "application/x-netcdf"), (".nc", ".nc4")),
-    ("hdf5", ("application/x-hdf5", "application/x-hdf", "application/hdf5"), (".h5", ".he5")),
-    ("envi", ("application/x-envi",), (".hdr", ".img", ".bsq", ".bil", ".bip", ".dat", ".raw")),
-    ("matlab", ("application/x-matlab-data",), (".mat",)),
-    ("npz", (), (".npz",)),
-)
-_NO_DATA = frozenset({"thumbnail", "overview", "metadata", "visual"})
-_PICTURES = ("image/png", "image/jpeg", "image/webp", "text/", "application/json")
 _MARKERS = {3: ("zarr.json",), 2: (".zgroup", ".zarray")}
 
 
@@ -151,7 +131,7 @@ def _scenes(items: Items, asset: str | None, catalogue: Catalogue) -> list[_Scen
 
 def _scene(found: FoundItem, root: Root, asset: str | None) -> _Scene:
     item = found.item
-    key, kind, entry = _choose(item, found.base, asset)
+    key, kind, entry = choose_asset(item, found.base, asset)
     properties = item.get("properties")
     updated = entry.get("updated") or (
         properties.get("updated") if isinstance(properties, dict) else None
@@ -176,68 +156,6 @@ def _stated_version(checksum: object, updated: object, size: int | None) -> str 
     if isinstance(updated, str) and updated:
         return f"updated:{updated[:64]},size:{size}"
     return None
-
-
-def _choose(
-    item: Mapping[str, Any], base: str, asset: str | None
-) -> tuple[str, str, dict[str, Any]]:
-    """Key, format and fields of the asset that is the scene."""
-    where = f"{redact(base)}: item {printable(item.get('id'))!r}"
-    stated = item.get("assets")
-    assets = {
-        str(key): entry
-        for key, entry in (stated.items() if isinstance(stated, dict) else ())
-        if isinstance(entry, dict) and entry.get("href")
-    }
-    if asset is not None:
-        if asset not in assets:
-            raise SceneError("missing-data", f"{where} has no asset {asset!r}, but {_some(assets)}")
-        return asset, _format(assets[asset]) or _unknown(where, asset), assets[asset]
-    candidates = [key for key in assets if "data" in _roles(assets[key])] or [
-        key for key in assets if not _is_extra(assets[key])
-    ]
-    if not candidates:
-        raise SceneError("missing-data", f"{where} has no data asset, but {_some(assets)}")
-    ranked = {key: kind for key in candidates if (kind := _format(assets[key]))}
-    if not ranked:
-        _unknown(where, _some(candidates))
-    order = [name for name, _, _ in _FORMATS]
-    best = min(ranked.values(), key=order.index)
-    equals = [key for key, kind in ranked.items() if kind == best]
-    if len(equals) > 1 and "data" not in equals:
-        what = f"{where} has several data assets ({_some(equals)}): choose one with --asset"
-        raise SceneError("ambiguous", what)
-    key = equals[0] if len(equals) == 1 else "data"
-    return key, best, assets[key]
-
-
-def _unknown(where: str, what: str) -> str:
-    raise SceneError("unsupported", f"{where}: the asset {what} is of no format that is read")
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(printable(name) for name in names)
-    return (", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")) or "none at all"
-
-
-def _roles(asset: Mapping[str, Any]) -> list[Any]:
-    roles = asset.get("roles")
-    return roles if isinstance(roles, list) else []
-
-
-def _is_extra(asset: Mapping[str, Any]) -> bool:
-    kind = str(asset.get("type") or "")
-    return bool(_NO_DATA & {str(role) for role in _roles(asset)}) or kind.startswith(_PICTURES)
-
-
-def _format(asset: Mapping[str, Any]) -> str | None:
-    """By media type, else by suffix."""
-    kind = str(asset.get("type") or "").partition(";")[0].strip().lower()
-    path = str(asset["href"]).partition("?")[0].rstrip("/").lower()
-    for name, types, _ in _FORMATS:
-        if kind in types:
-            return name
-    return next((name for name, _, suffixes in _FORMATS if path.endswith(suffixes)), None)
 
 
 def _add_versions(scenes: list[_Scene], catalogue: Catalogue, present: Catalogue | None) -> None:

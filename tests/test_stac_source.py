@@ -112,6 +112,16 @@ def test_a_scene_of_an_item_opens(archive: Path) -> None:
         assert open_scene(ref.uri).sizes["band"] == 6
 
 
+def test_a_real_scene_by_its_item(tmp_path: Path) -> None:
+    from pipeline.readers import open_scene
+
+    path = scenes.real("enmap_potsdam/enmap_potsdam_A_64x96.tif")
+    (ref,) = list_scenes(write(tmp_path / "i.json", item("potsdam", path, type=COG))).scenes
+    (walked,) = list_scenes(path).scenes
+    assert (ref.uri, ref.version, ref.bytes) == (walked.uri, walked.version, walked.bytes)
+    assert open_scene(ref.uri).sizes["y"] == 64
+
+
 def test_versions_follow_the_bytes_where_the_item_states_none(archive: Path) -> None:
     source = write(archive / "stac" / "i.json", collection(*three()))
     before = {ref.scene_id: ref.version for ref in list_scenes(source).scenes}

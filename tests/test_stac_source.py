@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import fsspec
 import pytest
 import rustac
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from infra.local_s3 import LocalS3
@@ -25,6 +27,28 @@ from pipeline.stac_source import reconcile
 from tests import scenes
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+_KINDS = ["Feature", "FeatureCollection", "Catalog", "Collection", "next", "child", "item"]
+_LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+_ANY = st.recursive(
+    _LEAF
+    | st.text(max_size=8)
+    | st.sampled_from([*_KINDS, "data", "a.tif", "..", "s3://", "http://["]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+def _shaped(**fields: Any) -> st.SearchStrategy[Any]:
+    """Objects that may lack any field, and any field of which may be anything."""
+    return st.fixed_dictionaries({}, optional={name: _ANY | kind for name, kind in fields.items()})
+
+
+_ASSET = {"href": _ANY, "roles": _ANY, "type": _ANY, "updated": _ANY}
+_ASSETS = st.dictionaries(st.text(max_size=3), _shaped(**_ASSET, **{"file:size": _ANY}), max_size=3)
+_LINKS = st.lists(_shaped(rel=st.sampled_from(_KINDS), href=_ANY, method=_ANY), max_size=3)
+_ITEM = {"id": _ANY, "assets": _ASSETS, "links": _LINKS, "properties": _shaped(updated=_ANY)}
+_DOCUMENT = _shaped(features=st.lists(_shaped(**_ITEM), max_size=3), **_ITEM)
 
 
 def item(name: str, href: str = "", **asset: Any) -> dict[str, Any]:
@@ -265,6 +289,16 @@ def test_what_a_document_says_cannot_upset_a_terminal(archive: Path) -> None:
     shown = " ".join(f"{name} {uri} {error}" for name, uri, error in listed.rejected)
     assert shown.isprintable()
     assert CliRunner().invoke(app, ["list", source], catch_exceptions=False).exit_code == 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(document=_DOCUMENT, kind=st.sampled_from(_KINDS))
+def test_no_document_ends_in_anything_but_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], kind: str
+) -> None:
+    source = write(tmp_path_factory.getbasetemp() / "fuzz.json", document | {"type": kind})
+    with suppress(UsageError):
+        assert all(isinstance(error, SceneError) for _, _, error in list_scenes(source).rejected)
 
 
 def test_loops_end_and_depth_is_bounded(archive: Path) -> None:

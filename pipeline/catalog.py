@@ -42,6 +42,19 @@ class SceneRef:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Reconciliation:
+    """How a STAC catalogue and a bucket differ, as (scene_id, uri) each.
+
+    Attributes:
+        unlisted: in the bucket, but in no item; not processed.
+        absent: in an item, but not in the bucket.
+    """
+
+    unlisted: list[tuple[str, str]]
+    absent: list[tuple[str, str]]
+
+
 @dataclass
 class Catalogue:
     """What a source holds. `rejected` are (scene_id, uri, reason); `ignored` are archives (.zip)
@@ -51,6 +64,7 @@ class Catalogue:
     scenes: list[SceneRef] = field(default_factory=list)
     rejected: list[tuple[str, str, SceneError]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    reconciliation: Reconciliation | None = None
 
 
 @dataclass(frozen=True)
@@ -64,17 +78,41 @@ class _Found:
     error: SceneError | None = None
 
 
-def list_scenes(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Catalogue:
-    """The scenes of a file, a folder or a prefix, sorted by id.
+def list_scenes(
+    source: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    asset: str | None = None,
+    bucket: str | None = None,
+) -> Catalogue:
+    """The scenes of a file, a folder, a prefix or a STAC catalogue, sorted by id.
 
     Args:
-        source: a scene, or a folder or prefix that is walked; a path or an fsspec URL.
+        source: a scene, a folder or prefix that is walked, or a STAC document or stac-geoparquet
+            file; a path or an fsspec URL.
         include: globs of scene ids to keep; empty keeps all.
         exclude: globs of scene ids to leave out.
+        asset: with a STAC source, the key of the asset that is the scene.
+        bucket: with a STAC source, a folder or prefix to compare it with.
 
     Raises:
         UsageError: the source is not there, cannot be listed, or holds no scene.
     """
+    # Not above: both build on this module's types.
+    from pipeline.stac.documents import is_stac
+    from pipeline.stac.source import list_stac
+
+    if is_stac(source):
+        present = None if bucket is None else _walked(bucket)
+        return list_stac(source, include, exclude, asset=asset, present=present)
+    for option, value in (("--asset", asset), ("--bucket", bucket)):
+        if value is not None:
+            raise UsageError(f"{option} needs a STAC source, and {redact(source)} is none")
+    return _walked(source, include, exclude)
+
+
+def _walked(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Catalogue:
     filesystem, root = open_filesystem(source)
     listing = _list(filesystem, root, source)
     catalogue = Catalogue()

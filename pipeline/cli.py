@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.catalog import list_scenes
+from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.errors import UsageError
 from pipeline.settings import RunSettings
 from pipeline.storage import redact
@@ -67,6 +67,8 @@ Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dty
 Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
 Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
 Exclude = Annotated[list[str] | None, typer.Option(help=_help("exclude"))]
+Bucket = Annotated[str | None, typer.Option(help="Folder or prefix to compare a STAC source with.")]
+Asset = Annotated[str | None, typer.Option(help="Of a STAC source: key of the asset to take.")]
 Stale = Annotated[str | None, typer.Option(help=f"replace or keep. {_help('stale')}")]
 MaxAttempts = Annotated[int | None, typer.Option(help=_help("max_attempts"))]
 RayAddress = Annotated[str | None, typer.Option(help=_help("ray_address"))]
@@ -208,10 +210,18 @@ def plan(
 
 @app.command("list")
 def list_command(
-    source: Source, include: Include = None, exclude: Exclude = None, as_json: AsJson = False
+    source: Source,
+    bucket: Bucket = None,
+    asset: Asset = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the scenes of SOURCE."""
-    catalogue = list_scenes(source, include or [], exclude or [])
+    """List the scenes of SOURCE; with --bucket also what a STAC catalogue and a bucket differ in.
+
+    Example: sr-archive list s3://bucket/stac/collection.json --bucket s3://bucket/scenes
+    """
+    catalogue = list_scenes(source, include or [], exclude or [], asset=asset, bucket=bucket)
     rows = [
         {
             "scene_id": scene.scene_id,
@@ -232,10 +242,28 @@ def list_command(
         }
         for scene_id, uri, error in catalogue.rejected
     ]
+    differences = _differences(catalogue.reconciliation)
     if as_json:
-        _print_json({"scenes": rows, "ignored": [redact(path) for path in catalogue.ignored]})
-    else:
-        _table(rows, f"{len(catalogue.scenes)} scenes, {len(catalogue.ignored)} other files")
+        ignored = [redact(path) for path in catalogue.ignored]
+        _print_json({"scenes": rows, "ignored": ignored, "differences": differences})
+        return
+    _table(rows, f"{len(catalogue.scenes)} scenes, {len(catalogue.ignored)} other files")
+    if differences:
+        _table(differences, f"{len(differences)} differences between catalogue and bucket")
+    elif differences is not None:
+        _out.print("catalogue and bucket hold the same scenes", markup=False)
+
+
+def _differences(found: Reconciliation | None) -> list[dict[str, Any]] | None:
+    """Rows for what only one of catalogue and bucket has; None where nothing was compared."""
+    if found is None:
+        return None
+    only = (("bucket only", found.unlisted), ("catalogue only", found.absent))
+    return [
+        {"where": where, "scene_id": scene_id, "source": redact(uri)}
+        for where, entries in only
+        for scene_id, uri in entries
+    ]
 
 
 @app.command()

@@ -82,7 +82,8 @@ def version_of(info: dict[str, Any]) -> str:
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     if etag:
         return f"etag:{str(etag).strip(chr(34))}"
-    modified = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+    names = ("mtime", "LastModified", "Last-Modified", "created")
+    modified = next((info[name] for name in names if info.get(name)), "")
     return f"size:{info.get('size')},mtime:{modified}"
 
 

@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -83,6 +83,10 @@ class SceneStore:
             beside = inside or json.loads(self._fs.cat_file(join(self.path, ".zattrs")))
             return dict(beside)
         return None
+
+    def zarr_format(self) -> Literal[2, 3]:
+        """Of the published scene, by the object that published it."""
+        return 3 if read_if_present(self._fs, join(self.path, "zarr.json")) is not None else 2
 
     def state(self) -> dict[str, Any] | None:
         """What `prepare` recorded (fingerprint, number of tiles), or None."""

@@ -1,0 +1,1 @@
+"""STAC: catalogues as a source of scenes, and the catalogue of an output."""

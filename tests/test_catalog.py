@@ -44,7 +44,7 @@ def archive(tmp_path: Path) -> Path:
     write_geotiff(root / ".hidden" / "no.tif", cube())
     np.savez(root / "_sr-archive" / "ledger" / "no.npz", cube=cube())
     np.savez(root / ".no.npz", cube=cube())
-    for name in ("README.md", "x.png", "x.txt", "x.xml", "x.h5", "x.pdf"):
+    for name in ("README.md", "x.png", "x.txt", "x.xml", "x.csv", "x.pdf"):
         (root / name).write_text("x")
     (root / "other.hdr").write_text("SIMPLE = T")
     (root / "later.zip").write_bytes(b"PK")

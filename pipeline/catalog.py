@@ -13,23 +13,17 @@ import hashlib
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pipeline.errors import SceneError, UsageError
+from pipeline.folder import Folder, Listing, by_folder
 from pipeline.readers import recognise, scene_stem
+from pipeline.readers.delivery import is_archive, is_image, is_layer, is_product_archive, product_of
 from pipeline.readers.emit import is_companion, mask_names
 from pipeline.readers.envi import data_candidates
-from pipeline.readers.envi_geometry import Geometry
-from pipeline.readers.product import (
-    is_archive,
-    is_image,
-    is_layer,
-    is_product_archive,
-    product_of,
-)
 from pipeline.storage import describe, open_filesystem, redact, unstrip, version_of
 
 STATE_FOLDER = "_sr-archive"
@@ -45,8 +39,6 @@ _BY_SUFFIX = {
     ".h5": "hdf",
 }
 _HEADER_PEEK = 64
-
-Listing = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -144,8 +136,8 @@ def _single(filesystem: Any, path: str, listing: Listing) -> _Found:
     return _Found(path, name, kind.rstrip("0123456789"), objects)
 
 
-def _beside(filesystem: Any, path: str) -> _Folder:
-    return _Folder(filesystem.find(posixpath.dirname(path), maxdepth=1, detail=True))
+def _beside(filesystem: Any, path: str) -> Folder:
+    return Folder(filesystem.find(posixpath.dirname(path), maxdepth=1, detail=True))
 
 
 def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) -> list[_Found]:
@@ -163,7 +155,7 @@ def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) ->
             plain[path] = listing[path]
     for store, objects in inside.items():
         found.append(_Found(store, _name(root, store), "zarr", tuple(objects)))
-    folders = {folder: _Folder(part) for folder, part in _by_folder(plain).items()}
+    folders = by_folder(plain)
     headers = [
         path
         for path in plain
@@ -183,37 +175,7 @@ def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) ->
     return found
 
 
-def _by_folder(listing: Listing) -> dict[str, Listing]:
-    folders: dict[str, Listing] = defaultdict(dict)
-    for path, info in listing.items():
-        folders[posixpath.dirname(path)][path] = info
-    return folders
-
-
-class _Folder:
-    """The files of one folder, and which of them belong together."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.lower = {path.lower(): path for path in listing}
-        self.geometry = Geometry(listing)
-        self.products: dict[str, list[str]] = defaultdict(list)
-        for path in listing:
-            product = product_of(path)
-            if product is not None:
-                self.products[product].append(path)
-
-    def objects(self, paths: Iterable[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
-        return tuple((posixpath.basename(path), self.listing[path]) for path in paths)
-
-    def explains(self, header: str) -> bool:
-        """Whether an ENVI header is no scene: geometry of one, or a copy of a product's own."""
-        image = f"{header[: -len('.hdr')]}.tif"
-        copy = is_image(image) and any(name in self.lower for name in (image.lower(), f"{image}f"))
-        return copy or self.geometry.is_geometry(header)
-
-
-def _file(path: str, kind: str, beside: _Folder, name: str) -> _Found:
+def _file(path: str, kind: str, beside: Folder, name: str) -> _Found:
     """A scene of one file, with the files beside it that are read with it."""
     if is_image(path):
         kind, parts = "product", beside.products[product_of(path) or ""]
@@ -272,7 +234,7 @@ def _data_of(header: str, lower: dict[str, str]) -> str | None:
     return next((path for path in options if path is not None), None)
 
 
-def _envi(path: str, beside: _Folder, name: str) -> _Found:
+def _envi(path: str, beside: Folder, name: str) -> _Found:
     data = _data_of(path, beside.lower)
     if data is None:
         reason = f"{redact(path)}: its data file is not beside it: copy both files"

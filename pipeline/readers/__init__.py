@@ -10,6 +10,7 @@ import xarray as xr
 
 from pipeline.readers.archive import archive_kind
 from pipeline.readers.boundary import boundary, failure, is_file
+from pipeline.readers.delivery import is_image
 from pipeline.readers.desis import DESIS
 from pipeline.readers.emit import is_emit, read_emit
 from pipeline.readers.enmap import ENMAP
@@ -19,7 +20,7 @@ from pipeline.readers.hdf import open_hdf5
 from pipeline.readers.matlab import read_matlab5, read_matlab73
 from pipeline.readers.npz import is_npz, read_npz
 from pipeline.readers.prisma import is_other_level, is_prisma, read_prisma
-from pipeline.readers.product import Sensor, is_image, read_product
+from pipeline.readers.product import Sensor, read_product
 from pipeline.readers.tiff_ifd import is_tiff
 from pipeline.readers.zarr_store import read_zarr
 from pipeline.storage import open_filesystem, unstrip

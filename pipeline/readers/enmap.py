@@ -74,8 +74,7 @@ def snow(values: Raw) -> Flags:
 
 
 def classes(values: Raw) -> Flags:
-    water: npt.NDArray[np.bool_] = values[0] == _WATER
-    return {"water": water}
+    return {"water": np.asarray(values == _WATER)[0]}
 
 
 def saturation(values: Raw) -> Flags:

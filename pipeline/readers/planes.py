@@ -25,6 +25,20 @@ class PlaneReader(Protocol):
         """The window of two plain slices, in `dtype`."""
 
 
+class BandPlane:
+    """One band of a cube as a layer of float64; `fill` becomes NaN."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, cube: WindowReader, band: int, fill: float | None) -> None:
+        self.cube, self.band, self.shape = cube, band, cube.shape[1:]
+        self.fill = float("nan") if fill is None else fill
+
+    def read(self, y: slice, x: slice) -> npt.NDArray[np.float64]:
+        values = self.cube.read(slice(self.band, self.band + 1), y, x)[0]
+        return np.where(values == self.fill, np.nan, values.astype(np.float64))
+
+
 class LazyPlane:
     """A layer as dask wants it: a shape, a type, and windows."""
 

@@ -41,12 +41,6 @@ def product_of(path: str) -> str | None:
     return None if found is None else path[: found.start()].lower()
 
 
-def product_of(path: str) -> str | None:
-    """What names the product that an image is of, or that a file read with an image is of."""
-    found = _FILE.search(path)
-    return None if found is None else path[: found.start()].lower()
-
-
 def is_archive(path: str) -> bool:
     return _ARCHIVE_SUFFIX.search(path) is not None
 
@@ -54,25 +48,6 @@ def is_archive(path: str) -> bool:
 def is_product_archive(path: str) -> bool:
     """Whether an archive is a delivered product, by its name: EnMAP, DESIS or a DIMS order."""
     return is_archive(path) and _ARCHIVE_NAME.search(posixpath.basename(path)) is not None
-
-
-def is_part(path: str) -> bool:
-    """Whether a file of a product is read with its image: metadata or a quality layer."""
-    return re.search(r"(?i)-(METADATA\.XML|QL_(PIXELMASK|QUALITY)[^/]*\.TIFF?)$", path) is not None
-
-
-def is_archive(path: str) -> bool:
-    return _ARCHIVE_SUFFIX.search(path) is not None
-
-
-def is_product_archive(path: str) -> bool:
-    """Whether an archive is a delivered product, by its name: EnMAP, DESIS or a DIMS order."""
-    return is_archive(path) and _ARCHIVE_NAME.search(posixpath.basename(path)) is not None
-
-
-def belongs_to(image: str) -> str | None:
-    """What the names of all files of an image's product begin with; None if it is no image."""
-    return _IMAGE.sub("", image) + "-" if is_image(image) else None
 
 
 def layer_name(image: str, suffix: str) -> str:

@@ -74,7 +74,7 @@ def snow(values: Raw) -> Flags:
 
 
 def classes(values: Raw) -> Flags:
-    return {"water": np.asarray(values == _WATER)[0]}
+    return {"water": np.asarray(values[0] == _WATER)}
 
 
 def saturation(values: Raw) -> Flags:
@@ -88,7 +88,7 @@ def defective(values: Raw) -> npt.NDArray[np.bool_]:
 
 
 def pixel_mask(values: Raw) -> Flags:
-    return {"defective": defective(values).any(axis=0)}
+    return {"defective": np.asarray(defective(values).any(axis=0))}
 
 
 ENMAP = Sensor(

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+import rioxarray  # noqa: F401
 import xarray as xr
 from rasterio.transform import Affine
 
@@ -86,8 +87,8 @@ def image(rows: int = ROWS, cols: int = COLS) -> Any:
 def layers(rows: int = ROWS, cols: int = COLS) -> dict[str, Any]:
     """Each of EnMAP's layers with its own place of interest; 255 outside the swath."""
 
-    def layer(row: int, value: int, bands: int = 1) -> Any:
-        values = np.zeros((bands, rows, cols), np.uint8)
+    def layer(row: int, value: int) -> Any:
+        values = np.zeros((1, rows, cols), np.uint8)
         values[:, row] = value
         values[:, :4, :3] = 255
         return values
@@ -101,8 +102,8 @@ def layers(rows: int = ROWS, cols: int = COLS) -> dict[str, Any]:
         "QL_QUALITY_HAZE": layer(7, 1),
         "QL_QUALITY_CIRRUS": layer(8, 3),
         "QL_QUALITY_SNOW": layer(9, 1),
-        "QL_QUALITY_CLASSES": layer(10, 2) + layer(11, 1),
-        "QL_QUALITY_TESTFLAGS": layer(12, 0b100000) + layer(13, 0b1),
+        "QL_QUALITY_CLASSES": np.maximum(layer(10, 2), layer(11, 1)),
+        "QL_QUALITY_TESTFLAGS": np.maximum(layer(12, 0b100000), layer(13, 0b1)),
         "QL_PIXELMASK": mask,
     }
 
@@ -152,7 +153,7 @@ def test_enmap_in_every_form(enmap: Path, tmp_path: Path, form: str) -> None:
     else:
         uri = pack(enmap, tmp_path / f"ENMAP_x.{form}", deflate=form == "zip")
     scene = open_scene(str(uri))
-    assert "reader_notes" not in scene.attrs
+    assert scene.attrs["reader_notes"] == "scale, offset or nodata differ by band"
     check_enmap(pickle.loads(pickle.dumps(scene)))  # noqa: S301
     before = sorted(tmp_path.rglob("*"))
     open_scene(str(uri)).load()
@@ -176,9 +177,8 @@ def test_enmap_remote(enmap: Path, tmp_path: Path, form: str) -> None:
 
 def test_enmap_zip_on_s3(enmap: Path, tmp_path: Path, s3: LocalS3) -> None:
     packed = pack(enmap, tmp_path / "ENMAP_x.zip")
-    filesystem, root = fsspec.core.url_to_fs(s3.uri("products"))
-    filesystem.put(str(packed), f"{root}/ENMAP_x.zip")
-    (found,) = list_scenes(s3.uri("products")).scenes
+    fsspec.filesystem("s3").put(str(packed), f"s3://{s3.bucket}/products/ENMAP_x.zip")
+    (found,) = list_scenes(f"s3://{s3.bucket}/products").scenes
     assert (found.scene_id, found.format) == ("ENMAP_x", "product")
     check_enmap(open_scene(found.uri))
 
@@ -344,7 +344,7 @@ def test_tiff_claims_ten_terabytes(tmp_path: Path) -> None:
     """The header of a sparse giant: opened in no time, and a window is a window."""
     path = write_enmap(tmp_path, image())
     with rasterio.open(
-        path, "w", "GTiff", 200_000, 200_000, 130, dtype="int16", BIGTIFF="YES", SPARSE_OK="TRUE",
+        path, "w", "GTiff", 30_000, 30_000, 3000, dtype="int16", BIGTIFF="YES", SPARSE_OK="TRUE",
         tiled=True, blockxsize=4096, blockysize=4096, nodata=NODATA,
     ):  # fmt: skip
         pass
@@ -636,11 +636,11 @@ def test_prisma_faults(tmp_path: Path) -> None:
     path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR))
     for change in (
         lambda file: file.attrs.pop("List_Cw_Vnir"),
-        lambda file: file.attrs.modify("List_Cw_Vnir", np.ones(5, "f4")),
+        lambda file: file.attrs.create("List_Cw_Vnir", np.ones(5, "f4")),
         lambda file: file.attrs.modify("L2ScaleSwirMax", np.float32(-1)),
         lambda file: file.attrs.modify("Product_LRcorner_easting", 0.0),
         lambda file: file.attrs.modify("Product_LRcorner_easting", float("nan")),
-        lambda file: file.attrs.modify("Epsg_Code", float("inf")),
+        lambda file: file.attrs.create("Epsg_Code", np.float64("inf")),
     ):
         whole = path.read_bytes()
         with h5py.File(path, "r+") as file:
@@ -811,13 +811,14 @@ def test_ten_thousand_objects_take_one_request(monkeypatch: pytest.MonkeyPatch) 
         original = getattr(type(memory), method)
 
         def spy(
-            self: Any, *args: Any, _name: str = method, _original: Any = original, **kw: Any
+            self: Any, *args: Any, _name: str = method, _original: Any = original, **kwargs: Any
         ) -> Any:
             asked.append(_name)
-            return _original(self, *args, **kw)
+            return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(type(memory), method, spy)
     catalogue = list_scenes("memory://many")
     assert len(catalogue.scenes) == 2100 and not catalogue.rejected
     assert set(asked) <= {"ls", "info"} and len(asked) <= 4
-    memory.rm("/many", recursive=True)
+    for name in made:  # one by one: a recursive removal of so many takes seconds
+        del memory.store[f"/many/{name}"]

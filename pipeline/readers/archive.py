@@ -1,27 +1,31 @@
 """Products inside zip and tar archives, read in place and never unpacked.
 
 A member is named `zip://NAME::ARCHIVE` or `tar://NAME::ARCHIVE`, the form in which fsspec chains
-filesystems. Local archives are read by GDAL (`/vsizip/`, `/vsitar/`). Of remote ones a stored zip
-member or a plain tar member is a byte range of the archive, and a deflated member is inflated from
-kept points. Layouts: PKWARE's APPNOTE 6.3 and the pax format of POSIX.1-2001.
+filesystems. Local archives are read by GDAL (`/vsizip/`, `/vsisubfile/`, `/vsigzip/`). Of remote
+ones a stored zip member or a plain tar member is a byte range of the archive, and a deflated member
+is inflated from kept points. Layouts: PKWARE's APPNOTE 6.3 and the pax format of POSIX.1-2001.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+from pipeline.errors import SceneError
 from pipeline.readers.blocks import open_blocks
 from pipeline.readers.boundary import boundary, failure
-from pipeline.storage import is_local, open_filesystem
+from pipeline.storage import is_local, open_filesystem, version_of
 
 _BLOCK = 2**20
 _MOST_MEMBERS = 10_000
+_KEPT = 16
 _POINT_EVERY = 16 * 2**20  # a kept point costs about 50 kB, starting anew up to this much
 _UNSAFE = set('\\{}":\0\n\r')
 
@@ -30,13 +34,13 @@ _UNSAFE = set('\\{}":\0\n\r')
 class Member:
     """One file in an archive.
 
-    `start` is where its bytes begin in a tar and its local header in a zip; None in a compressed
-    tar. `packed` bytes of a deflated member are `size` bytes.
+    `start` is where its bytes begin in a tar (in the inflated one of a compressed tar), and where
+    its local header begins in a zip. `packed` bytes of a deflated member are `size` bytes.
     """
 
     name: str
     size: int
-    start: int | None
+    start: int
     packed: int
     deflated: bool = False
 
@@ -69,14 +73,23 @@ def archive_kind(head: bytes) -> str | None:
 
 
 def open_archive(uri: str) -> Archive:
-    """Read the directory of an archive. A compressed tar has none: all of it is read.
+    """Read the directory of an archive. A compressed tar has none: all of it is read once.
 
     Raises:
         SceneError: `truncated`; `bad-header` where a member's path leads out of the archive;
             `unsupported` for encrypted archives and for compressed tars that are not local.
     """
     filesystem, path = open_filesystem(uri)
-    with boundary(uri, "cannot read the archive"), open_blocks(filesystem, path, _BLOCK) as file:
+    with boundary(uri, "cannot read the archive"):
+        version = version_of(filesystem.info(path))
+        return _directory(uri, version)
+
+
+@lru_cache(maxsize=_KEPT)
+def _directory(uri: str, version: str) -> Archive:
+    """The directory of one version of an archive, kept: every handle of a member asks for it."""
+    filesystem, path = open_filesystem(uri)
+    with open_blocks(filesystem, path, _BLOCK) as file:
         kind = archive_kind(file.read(512))
         if kind is None:
             raise failure("unsupported", uri, "neither a zip nor a tar archive")
@@ -87,9 +100,12 @@ def open_archive(uri: str) -> Archive:
         try:
             found = _zip_members(uri, file) if kind == "zip" else _tar_members(uri, file, kind)
         except (zipfile.BadZipFile, tarfile.TarError) as error:
-            reason = "the archive is cut or damaged: copy it again"
-            raise failure("truncated", uri, reason, error) from error
+            raise _cut(uri, error) from error
     return Archive(uri, kind, {_safe(uri, member.name): member for member in found})
+
+
+def _cut(uri: str, error: Exception | None = None) -> SceneError:
+    return failure("truncated", uri, "the archive is cut or damaged: copy it again", error)
 
 
 def _safe(uri: str, name: str) -> str:
@@ -120,9 +136,12 @@ def _tar_members(uri: str, file: Any, kind: str) -> list[Member]:
         for count, entry in enumerate(archive):
             _check_count(uri, count)
             if entry.isfile() and not entry.issparse():
-                start = None if kind == "tar.gz" else entry.offset_data
                 name = entry.name.removeprefix("./")
-                found.append(Member(name, entry.size, start, entry.size))
+                found.append(Member(name, entry.size, entry.offset_data, entry.size))
+        # tarfile takes a file cut inside a header for one that ends there, without its last blocks.
+        last = archive.offset
+    if kind == "tar" and file.seek(0, io.SEEK_END) < last + tarfile.BLOCKSIZE:
+        raise _cut(uri)
     return found
 
 
@@ -140,23 +159,30 @@ def split_address(address: str) -> tuple[str, str] | None:
     return None
 
 
-def gdal_path(address: str) -> str | None:
-    """GDAL's path of a member, or None where the archive is not on a local disk."""
-    name, archive = split_address(address) or ("", "")
-    filesystem, path = open_filesystem(archive)
-    scheme = address.partition("://")[0]
-    return f"/vsi{scheme}/{{{path}}}/{name}" if is_local(filesystem) else None
+def gdal_path(archive: Archive, name: str) -> str | None:
+    """GDAL's path of a member, or None where the archive is not on a local disk.
+
+    Members of a tar are named by their place: GDAL's own `/vsitar/` reads no pax headers, and so
+    finds no member with a long name.
+    """
+    filesystem, path = open_filesystem(archive.uri)
+    if not is_local(filesystem):
+        return None
+    if archive.kind == "zip":
+        return f"/vsizip/{{{path}}}/{name}"
+    member = archive.members[name]
+    inflated = f"/vsigzip/{path}" if archive.kind == "tar.gz" else path
+    return f"/vsisubfile/{member.start}_{member.size},{inflated}"
 
 
 def open_file(archive: Archive, name: str) -> Any:
     """A seekable binary file over one member; seeking back in a compressed tar reads it anew."""
     filesystem, path = open_filesystem(archive.uri)
     file = open_blocks(filesystem, path, _BLOCK)
-    if archive.kind == "tar.gz":
-        tar = tarfile.open(fileobj=file, mode="r:gz")  # noqa: SIM115
-        return next(tar.extractfile(entry) for entry in tar if _named(entry, name))
     member = archive.members[name]
-    start = member.start or 0
+    start = member.start
+    if archive.kind == "tar.gz":
+        return _Section(gzip.GzipFile(fileobj=file), start, member.size)
     if archive.kind == "zip":
         # The local header repeats the name and may have another extra field than the directory.
         file.seek(start)
@@ -166,10 +192,6 @@ def open_file(archive: Archive, name: str) -> Any:
         start += 30 + sum(struct.unpack_from("<HH", header, 26))
     part = _Section(file, start, member.packed)
     return _Inflated(part, member.size) if member.deflated else part
-
-
-def _named(entry: tarfile.TarInfo, name: str) -> bool:
-    return entry.isfile() and entry.name.removeprefix("./") == name
 
 
 class _Section(io.RawIOBase):

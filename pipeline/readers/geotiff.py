@@ -124,18 +124,18 @@ def open_tiff(address: str) -> Any:
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
         inside = archive.split_address(address)
         if inside is not None:
-            return _open_member(address, *inside)
+            return _open_member(*inside)
         filesystem, path = open_filesystem(address)
         if is_local(filesystem):
             return rasterio.open(path, driver="GTiff")
         return _open_through(path, lambda: open_blocks(filesystem, path))
 
 
-def _open_member(address: str, name: str, uri: str) -> Any:
-    path = archive.gdal_path(address)
+def _open_member(name: str, uri: str) -> Any:
+    members = archive.open_archive(uri)
+    path = archive.gdal_path(members, name)
     if path is not None:
         return rasterio.open(path, driver="GTiff")
-    members = archive.open_archive(uri)
     return _open_through(f"/{name}", lambda: archive.open_file(members, name))
 
 

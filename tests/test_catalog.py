@@ -197,7 +197,7 @@ def test_real_archive(tmp_path: Path) -> None:
     catalogue = list_scenes(str(root))
     assert len(catalogue.scenes) >= 30 and not catalogue.rejected
     kinds = {scene.format for scene in catalogue.scenes}
-    assert kinds == {"geotiff", "envi", "matlab", "npz"}
+    assert kinds == {"geotiff", "envi", "matlab", "npz", "product"}
     product = real("enmap_l2a_metadata/enmap_L2A_gtif_qualification.zip")
     shutil.unpack_archive(product, tmp_path)
     (scene,) = list_scenes(str(tmp_path)).scenes

@@ -24,6 +24,8 @@ from pipeline.readers.boundary import boundary, failure
 from pipeline.storage import is_local, open_filesystem, version_of
 
 _BLOCK = 2**20
+_MOST_BLOCKS = 32
+_MOST_INFLATED = 1032  # times its bytes, by the format of deflate (RFC 1951)
 _MOST_MEMBERS = 10_000
 _KEPT = 16
 _POINT_EVERY = 16 * 2**20  # a kept point costs about 50 kB, starting anew up to this much
@@ -89,7 +91,7 @@ def open_archive(uri: str) -> Archive:
 def _directory(uri: str, version: str) -> Archive:
     """The directory of one version of an archive, kept: every handle of a member asks for it."""
     filesystem, path = open_filesystem(uri)
-    with open_blocks(filesystem, path, _BLOCK) as file:
+    with open_blocks(filesystem, path, _BLOCK, _MOST_BLOCKS) as file:
         kind = archive_kind(file.read(512))
         if kind is None:
             raise failure("unsupported", uri, "neither a zip nor a tar archive")
@@ -124,10 +126,21 @@ def _zip_members(uri: str, file: Any) -> list[Member]:
                 raise failure(
                     "unsupported", uri, "zip that is encrypted or not deflated: unpack it"
                 )
-            name, start = entry.filename, entry.header_offset
             if not entry.is_dir():
-                found.append(Member(name, entry.file_size, start, entry.compress_size, deflated))
+                found.append(_zip_member(uri, entry, deflated))
+    size = file.seek(0, io.SEEK_END)
+    if any(member.start + member.packed > size for member in found):
+        raise _cut(uri)
     return found
+
+
+def _zip_member(uri: str, entry: zipfile.ZipInfo, deflated: bool) -> Member:
+    most = entry.compress_size * (_MOST_INFLATED if deflated else 1)
+    if entry.file_size > most:
+        reason = f"a member of {entry.compress_size} bytes claims {entry.file_size}"
+        raise failure("bad-header", uri, reason)
+    size, packed = entry.file_size, entry.compress_size
+    return Member(entry.filename, size, entry.header_offset, packed, deflated)
 
 
 def _tar_members(uri: str, file: Any, kind: str) -> list[Member]:
@@ -178,7 +191,7 @@ def gdal_path(archive: Archive, name: str) -> str | None:
 def open_file(archive: Archive, name: str) -> Any:
     """A seekable binary file over one member; seeking back in a compressed tar reads it anew."""
     filesystem, path = open_filesystem(archive.uri)
-    file = open_blocks(filesystem, path, _BLOCK)
+    file = open_blocks(filesystem, path, _BLOCK, _MOST_BLOCKS)
     member = archive.members[name]
     start = member.start
     if archive.kind == "tar.gz":

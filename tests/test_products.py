@@ -299,6 +299,16 @@ def test_paths_that_lead_out_are_refused(enmap: Path, tmp_path: Path, form: str,
     assert code == "bad-header" and "unsafe" in message
 
 
+def test_patches_without_metadata(tmp_path: Path) -> None:
+    """A patch cut out of a product, named as HySpecNet names it: one scene, still with flags."""
+    write_enmap(tmp_path, image(), **layers())
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / path.name.replace(ENMAP_STEM, "tile_001-patch_01"))
+    (tmp_path / "tile_001-patch_01-METADATA.XML").unlink()
+    (found,) = list_scenes(str(tmp_path)).scenes
+    assert "defective" in flags_of(open_scene(found.uri))
+
+
 def test_links_in_a_tar_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "secret.tif").write_bytes(b"II*\0")
     with tarfile.open(tmp_path / "enmap.tar", "w") as tar:
@@ -532,6 +542,10 @@ def test_hdf5_faults(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:  # the cube lives in another file
         file["reflectance"] = h5py.ExternalLink("/etc/passwd", "x")
         file["sensor_band_parameters/wavelengths"] = wavelengths(BANDS)
+    assert code_of(path)[0] == "unsupported"
+    with h5py.File(path, "w") as file:
+        file["reflectance"] = np.zeros((3, 3, 3), "f4")
+        file["sensor_band_parameters"] = h5py.ExternalLink("other.nc", "sensor_band_parameters")
     assert code_of(path)[0] == "unsupported"
     with h5py.File(path, "w") as file:
         file["reflectance"] = np.zeros((3, 3), "f4")

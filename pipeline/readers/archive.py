@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import tarfile
 import zipfile
@@ -29,7 +30,7 @@ _MOST_INFLATED = 1032  # times its bytes, by the format of deflate (RFC 1951)
 _MOST_MEMBERS = 10_000
 _KEPT = 16
 _POINT_EVERY = 16 * 2**20  # a kept point costs about 50 kB, starting anew up to this much
-_UNSAFE = set('\\{}":\0\n\r')
+_UNSAFE = re.compile(r'^/|(^|/)\.\.(/|$)|::|[\\{}"\x00-\x1f]')
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _cut(uri: str, error: Exception | None = None) -> SceneError:
 
 
 def _safe(uri: str, name: str) -> str:
-    if name.startswith("/") or ".." in name.split("/") or _UNSAFE & set(name):
+    if _UNSAFE.search(name):
         raise failure("bad-header", uri, f"archive with the unsafe member name {name[:60]!r}")
     return name
 

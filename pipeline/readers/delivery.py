@@ -20,7 +20,9 @@ _IMAGE = re.compile(r"(?i)-SPECTRAL_IMAGE((_COG)?\.TIFF?)$")
 _FILE = re.compile(
     r"(?i)-(SPECTRAL_IMAGE(_COG)?\.TIFF?|METADATA\.XML|QL_(PIXELMASK|QUALITY)[^/]*\.TIFF?)$"
 )
-_LAYER = re.compile(r"(?i)^(ENMAP|DESIS)[^/]*-QL_[^/]*\.TIFF?$")
+_LAYER = re.compile(
+    r"(?i)(^(ENMAP|DESIS)[^/]*-QL_|-QL_(VNIR|SWIR|IMAGE|PIXELMASK|QUALITY))[^/]*\.TIFF?$"
+)
 _ARCHIVE_SUFFIX = re.compile(r"(?i)\.(zip|tar|tgz|tar\.gz)$")
 _ARCHIVE_NAME = re.compile(r"(?i)enmap|desis|^dims_op")
 

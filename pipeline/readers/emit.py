@@ -26,7 +26,7 @@ import xarray as xr
 
 from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary, failure, is_file
-from pipeline.readers.hdf import Hdf5Cube, Hdf5Plane, attribute, is_plain, open_hdf5, vector
+from pipeline.readers.hdf import Hdf5Cube, Hdf5Plane, attribute, is_plain, open_hdf5, texts, vector
 from pipeline.readers.planes import flag_variable, swath_coords
 from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs, packing
 from pipeline.readers.spectral_axis import good_bands, to_nanometres
@@ -49,7 +49,7 @@ _FLAGS = {
 
 def is_emit(file: Any) -> bool:
     """Whether an open HDF5 file is an EMIT reflectance, by its content."""
-    return is_plain(file, _CUBE) and f"{_BANDS}/wavelengths" in file
+    return is_plain(file, _CUBE) and is_plain(file, f"{_BANDS}/wavelengths")
 
 
 def is_companion(path: str) -> bool:
@@ -192,7 +192,8 @@ def _mask(
     address = unstrip(filesystem, name)
     try:
         with boundary(address, "cannot read the mask", "bad-header"), open_hdf5(address) as file:
-            labels = _labels(file)
+            names = texts(file, f"{_BANDS}/mask_bands")
+            labels = tuple(" ".join(name.split()).lower() for name in names)
             if not is_plain(file, "mask") or file["mask"].shape != (*shape, len(labels)):
                 raise failure("bad-header", address, "the mask is not on the scene's pixels")
             cube = Hdf5Cube(address, "mask", file["mask"].dtype, file["mask"].shape, (2, 0, 1))
@@ -200,9 +201,3 @@ def _mask(
         notes.append(f"{posixpath.basename(name)} is not used ({error.code})")
         return {}
     return flag_variable([(cube, slice(0, len(labels)), MaskRule(labels))], chunks, uri)
-
-
-def _labels(file: Any) -> tuple[str, ...]:
-    values = file[f"{_BANDS}/mask_bands"][:]
-    texts = (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values)
-    return tuple(" ".join(text.split()).lower() for text in texts)

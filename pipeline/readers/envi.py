@@ -106,8 +106,8 @@ def _location(
         with boundary(uri, "cannot list the folder"):
             beside = filesystem.ls(posixpath.dirname(header), detail=False)
     except SceneError as error:
-        # A store that cannot list (plain HTTP) cannot tell of a file that was not named.
-        if isinstance(error.__cause__, FileNotFoundError | NotImplementedError):
+        # A store that does not list (plain HTTP) cannot tell of a file that was not named.
+        if isinstance(error.__cause__, FileNotFoundError | NotImplementedError | PermissionError):
             return {}
         raise
     found = Geometry([filesystem._strip_protocol(path) for path in beside]).location(header)

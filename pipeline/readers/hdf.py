@@ -90,16 +90,34 @@ def open_hdf5(uri: str) -> Any:
         raise
 
 
-def is_plain(file: Any, path: str) -> bool:
-    """A numeric dataset inside this file: no link, virtual or external storage leads elsewhere."""
+def inside(file: Any, path: str) -> Any:
+    """The group or dataset at a path of hard links only, None where there is none."""
     item = file
     for name in path.split("/"):
-        inside = isinstance(item, h5py.Group) and item.get(name, getlink=True)
-        if not isinstance(inside, h5py.HardLink):
-            return False
+        if not isinstance(item, h5py.Group):
+            return None
+        if not isinstance(item.get(name, getlink=True), h5py.HardLink):
+            return None
         item = item[name]
+    return item
+
+
+def is_plain(file: Any, path: str) -> bool:
+    """A numeric dataset inside this file: no link, virtual or external storage leads elsewhere."""
+    item = inside(file, path)
     plain = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
     return bool(plain and item.dtype.kind in "iuf")
+
+
+def texts(file: Any, path: str) -> list[str]:
+    """A short one-dimensional dataset of texts; empty where there is none."""
+    item = inside(file, path)
+    if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+        return []
+    if item.ndim != 1 or item.size > _LONGEST_LIST or item.dtype.kind not in "OS":
+        return []
+    values = (value for value in item[:])
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
 
 
 def vector(file: Any, path: str) -> npt.NDArray[Any] | None:

@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
-from pipeline.readers.hdf import Hdf5Cube, attribute, is_plain, open_hdf5
+from pipeline.readers.hdf import Hdf5Cube, attribute, inside, is_plain, open_hdf5
 from pipeline.readers.planes import flag_variable
 from pipeline.readers.scene import Grid, SceneParts, assemble, chunk_sizes, known_attrs, packing
 
@@ -45,8 +46,8 @@ def is_prisma(file: Any) -> bool:
 
 def is_other_level(file: Any) -> bool:
     """Whether it is a PRISMA product of a level that is not read."""
-    swaths = file.get("HDFEOS/SWATHS")
-    return swaths is not None and any(str(name).startswith("PRS_") for name in swaths)
+    swaths = inside(file, "HDFEOS/SWATHS")
+    return isinstance(swaths, h5py.Group) and any(str(name).startswith("PRS_") for name in swaths)
 
 
 @dataclass(frozen=True)

@@ -57,16 +57,16 @@ def read_product(uri: str, sensor_of: Callable[[str], Sensor]) -> xr.Dataset:
         SceneError: `truncated` where the image is empty or cut, `bad-header` where the metadata
             are no metadata; what else is missing is noted and absent.
     """
-    files, image = find_image(uri)
-    sensor = sensor_of(image)
-    if files.size(image) == 0:
-        raise failure("truncated", uri, "the spectral image is empty: fetch the product again")
-    with boundary(uri, "cannot read the spectral image"):
+    with boundary(uri, "cannot read the product"):
+        files, image = find_image(uri)
+        sensor = sensor_of(image)
+        if files.size(image) == 0:
+            raise failure("truncated", uri, "the spectral image is empty: fetch the product again")
         files.check_tiff(image)
-    facts, note = _metadata(files, image, sensor)
-    parts = describe_tiff(uri, files.address(image), facts)
-    parts.notes.extend(note)
-    layers = _open_layers(files, image, sensor, parts)
+        facts, note = _metadata(files, image, sensor)
+        parts = describe_tiff(uri, files.address(image), facts)
+        parts.notes.extend(note)
+        layers = _open_layers(files, image, sensor, parts)
     reader, parts.packing = _mask_defects(parts, layers)
     flags = [(cube, slice(0, cube.shape[0]), layer.flags) for layer, cube in layers]
     variables = flag_variable(flags, parts.chunks, uri)
@@ -80,8 +80,7 @@ def _metadata(files: Files, image: str, sensor: Sensor) -> tuple[BandFacts | Non
             continue
         if size > _LARGEST_METADATA:
             raise failure("bad-header", files.uri, "the METADATA.XML is larger than 16 MiB")
-        with boundary(files.uri, "cannot read the METADATA.XML"):
-            text = files.read(name, _LARGEST_METADATA).decode("utf-8", errors="replace")
+        text = files.read(name, _LARGEST_METADATA).decode("utf-8", errors="replace")
         if re.search(r"(?i)<!(DOCTYPE|ENTITY)", text):
             reason = "the METADATA.XML declares a document type: that is no product of DLR"
             raise failure("bad-header", files.uri, reason)
@@ -108,6 +107,8 @@ def _open_layers(
             files.check_tiff(name)
             found.append((layer, _layer_cube(files, name, layer, parts.reader.shape)))
         except SceneError as error:
+            if error.code == "unreadable":  # a layer that is there but was not had this time
+                raise
             parts.notes.append(f"{layer.suffix} is not used ({error.code})")
     return found
 
@@ -118,7 +119,8 @@ def _layer_cube(files: Files, name: str, layer: Layer, shape: tuple[int, int, in
             own = (file.count, file.height, file.width)
             dtype = np.dtype(file.dtypes[0])
         wanted = shape[0] if layer.bands is None else layer.bands
-        if own[1:] != shape[1:] or own[0] < wanted or dtype.kind not in "iu":
+        fits = own == shape if layer.bands is None else own[0] >= wanted
+        if not fits or own[1:] != shape[1:] or dtype.kind not in "iu":
             raise failure("bad-header", files.uri, "on other pixels than the image")
     return TiffCube(files.address(name), (wanted, *own[1:]), dtype)
 

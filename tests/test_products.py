@@ -8,6 +8,7 @@ import pickle
 import re
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from infra.local_s3 import LocalS3
 from pipeline.catalog import list_scenes
 from pipeline.errors import SceneError
 from pipeline.readers import archive as archives
-from pipeline.readers import open_scene
+from pipeline.readers import emit, open_scene
 from pipeline.readers.flags import FLAGS
 from tests.products import (
     DESIS_STEM,
@@ -561,9 +562,16 @@ def test_emit_claims_ten_terabytes(tmp_path: Path) -> None:
         file["sensor_band_parameters/wavelengths"] = wavelengths(285)
         file["location/glt_x"] = file["location/glt_y"] = np.ones((2, 2), "i4")
         file.attrs["geotransform"] = np.arange(6.0)
-    scene = open_scene(str(tmp_path / EMIT_NAME))
-    assert scene.reflectance.nbytes > 1e13
-    assert np.isnan(scene.reflectance[:3, 5:7, 5:7]).all()
+    code, message = code_of(tmp_path / EMIT_NAME)
+    assert code == "bad-header" and "claims" in message
+
+
+def test_lookup_table_of_a_giant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that would not fit the memory costs the positions, not the worker."""
+    monkeypatch.setattr(emit, "_MOST_CELLS", 100)
+    tables = np.ones((11, 10)), np.ones((11, 10))
+    scene = open_scene(str(write_emit(tmp_path, cube(BANDS, 6, 8, "f4"), glt=tables)))
+    assert "lat" not in scene.coords and "too large" in scene.reader_notes
 
 
 # --- PRISMA -------------------------------------------------------------------------------------
@@ -663,6 +671,25 @@ def test_prisma_faults(tmp_path: Path) -> None:
         del file.attrs["Epsg_Code"]
     scene = open_scene(str(path))
     assert "spatial_ref" not in scene.coords and "not georeferenced" in scene.reader_notes
+
+
+def test_prisma_claims_ten_terabytes(tmp_path: Path) -> None:
+    path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR))
+    with h5py.File(path, "r+") as file:
+        fields = file["HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields"]
+        for name in ("VNIR_Cube", "SWIR_Cube"):
+            del fields[name]
+            shape = (700_000, 6, 700_000)
+            fields.create_dataset(name, shape, "u2", chunks=(64, 6, 64))
+    assert code_of(path)[0] == "bad-header"
+
+
+def test_prisma_pixels_of_another_size_are_noted(tmp_path: Path) -> None:
+    corners = (352755.0, 5987235.0, 352755.0 + 5 * (COLS - 1), 5987235.0 - 5 * (ROWS - 1))
+    path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR), corners=corners)
+    scene = open_scene(str(path))
+    assert scene.rio.transform() == Affine(5, 0, 352752.5, 0, -5, 5987237.5)
+    assert "5 x 5 m, not 30 m" in scene.reader_notes
 
 
 # --- DESIS --------------------------------------------------------------------------------------
@@ -771,6 +798,38 @@ def test_rotation_is_gdals(tmp_path: Path, angle: str, steps: str) -> None:
         truth = [float(word) for word in scene.spatial_ref.attrs["GeoTransform"].split()]
         np.testing.assert_allclose(truth, file.transform.to_gdal(), atol=1e-9)
     assert ("rotation=180" in scene.attrs.get("reader_notes", "")) == ("180" in angle)
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["zip", "remote zip", "tar.gz", "emit", "prisma", "envi"])
+def test_many_threads(enmap: Path, tmp_path: Path, kind: str) -> None:
+    """Windows of cube, flags and positions, read at once, are those read one by one."""
+    if kind == "emit":
+        path = write_emit(tmp_path, cube(BANDS, ROWS, COLS, "f4"), *lat_lon())
+        write_emit_mask(path, emit_mask(V1))
+    elif kind == "prisma":
+        errors = (np.ones((6, ROWS, COLS), np.uint8),) * 2
+        path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR), errors=errors)
+    elif kind == "envi":
+        path = Path(write_line(tmp_path))
+    else:
+        path = pack(enmap, tmp_path / f"enmap.{kind.removeprefix('remote ')}")
+    uri = str(path)
+    if kind.startswith("remote"):
+        fsspec.filesystem("memory").put(uri, f"/{tmp_path.name}/enmap.zip")
+        uri = f"memory:///{tmp_path.name}/enmap.zip"
+    whole = open_scene(uri).load(scheduler="synchronous")
+    scene = open_scene(uri)
+
+    def window(seed: int) -> bool:
+        y, x = (int(n) for n in np.random.default_rng(seed).integers(0, 20, 2))
+        part = {"y": slice(y, y + 9), "x": slice(x, x + 9)}
+        return whole.isel(part).identical(scene.isel(part).compute(scheduler="synchronous"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(window, range(40)))
 
 
 # --- the catalogue ------------------------------------------------------------------------------

@@ -26,7 +26,16 @@ import xarray as xr
 
 from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary, failure, is_file
-from pipeline.readers.hdf import Hdf5Cube, Hdf5Plane, attribute, is_plain, open_hdf5, texts, vector
+from pipeline.readers.hdf import (
+    Hdf5Cube,
+    Hdf5Plane,
+    attribute,
+    check_storage,
+    is_plain,
+    open_hdf5,
+    texts,
+    vector,
+)
 from pipeline.readers.planes import flag_variable, swath_coords
 from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs, packing
 from pipeline.readers.spectral_axis import good_bands, to_nanometres
@@ -37,7 +46,7 @@ _BANDS = "sensor_band_parameters"
 _REFLECTANCE = re.compile(r"(?i)^EMIT_L2A_RFL_(\d{3})_(.+\.nc)$")
 _OTHER = re.compile(r"(?i)^EMIT_L\d\w_(?!RFL_)[A-Z0-9]+_.*\.nc$")
 _VERSIONS = ("001", "002", "003")
-_MOST_CELLS = 2**28
+_MOST_CELLS = 2**24  # a granule has 2e6 pixels and 5e6 map cells
 _FLAGS = {
     "cloud flag": "cloud",
     "spectf-cloud flag": "cloud",
@@ -75,6 +84,7 @@ def read_emit(uri: str) -> xr.Dataset:
         cube = file[_CUBE]
         if cube.ndim != 3 or min(cube.shape) == 0:
             raise failure("bad-header", uri, "reflectance has not three axes")
+        check_storage(uri, cube)
         lines, samples, bands = cube.shape
         wavelength, fwhm = to_nanometres(
             vector(file, f"{_BANDS}/wavelengths"),
@@ -114,8 +124,9 @@ def _location(
     if not usable or file[tables[0]].shape != file[tables[1]].shape or transform.size != 6:
         notes.append("no latitude and longitude")
         return {}
-    if file[tables[0]].size > _MOST_CELLS:
-        raise failure("bad-header", uri, "the geometry look-up table is impossibly large")
+    if max(file[tables[0]].size, shape[0] * shape[1]) > _MOST_CELLS:
+        notes.append("the geometry look-up table is too large to be one: no latitude and longitude")
+        return {}
     notes.append("lat and lon are means over the geometry look-up table")
     filesystem, path = open_filesystem(uri)
     version = version_of(filesystem.info(path))

@@ -15,6 +15,7 @@ from pipeline.storage import is_local, open_filesystem
 
 _REMOTE_BLOCK = 256 * 2**10
 _LONGEST_LIST = 100_000
+_MOST_INFLATED = 1032  # times its bytes, by the format of deflate (RFC 1951)
 
 
 class _Dataset:
@@ -88,6 +89,14 @@ def open_hdf5(uri: str) -> Any:
         if "truncated file" in str(error):
             raise failure("truncated", uri, "the file is cut: copy it again", error) from error
         raise
+
+
+def check_storage(uri: str, dataset: Any) -> None:
+    """Raise `SceneError` if a dataset claims more than its stored bytes can be inflated to."""
+    stored, claimed = dataset.id.get_storage_size(), dataset.size * dataset.dtype.itemsize
+    if claimed > stored * _MOST_INFLATED:
+        reason = f"{dataset.name.rpartition('/')[2]} claims {claimed} bytes and holds {stored}"
+        raise failure("bad-header", uri, f"{reason}: fetch the product again")
 
 
 def inside(file: Any, path: str) -> Any:

@@ -29,7 +29,7 @@ import pyproj
 import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
-from pipeline.readers.hdf import Hdf5Cube, attribute, inside, is_plain, open_hdf5
+from pipeline.readers.hdf import Hdf5Cube, attribute, check_storage, inside, is_plain, open_hdf5
 from pipeline.readers.planes import flag_variable
 from pipeline.readers.scene import Grid, SceneParts, assemble, chunk_sizes, known_attrs, packing
 
@@ -108,6 +108,7 @@ def _arm(uri: str, file: Any, name: str) -> Arm:
     sizes = {centres.size, widths.size, flags.size}
     if dataset.ndim != 3 or dataset.dtype != np.uint16 or sizes != {dataset.shape[1]}:
         raise failure("bad-header", uri, f"{name.upper()}_Cube does not fit its list of bands")
+    check_storage(uri, dataset)
     kept = np.flatnonzero((flags != 0) & np.isfinite(centres) & (centres > 0))
     kept = kept[np.argsort(centres[kept], kind="stable")]
     low, high = (float(file.attrs[f"L2Scale{name}{end}"]) for end in ("Min", "Max"))

@@ -170,8 +170,10 @@ def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) ->
             kind = "product"
         elif is_archive(path):
             catalogue.ignored.append(unstrip(filesystem, path))
-        if kind is not None and not is_layer(path) and not is_companion(path):
-            found.append(_file(path, kind, folders[posixpath.dirname(path)], _name(root, path)))
+        beside = folders[posixpath.dirname(path)]
+        copy = is_image(path) and path not in beside.images
+        if kind is not None and not (copy or is_layer(path) or is_companion(path)):
+            found.append(_file(path, kind, beside, _name(root, path)))
     return found
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.readers.delivery import is_image, product_of
+from pipeline.readers.delivery import is_image, product_of, without_copies
 from pipeline.readers.envi_geometry import Geometry
 
 Listing = dict[str, dict[str, Any]]
@@ -25,6 +25,7 @@ class Folder:
             product = product_of(path)
             if product is not None:
                 self.products[product].append(path)
+        self.images = set(without_copies(path for path in listing if is_image(path)))
 
     def objects(self, paths: Iterable[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
         return tuple((posixpath.basename(path), self.listing[path]) for path in paths)

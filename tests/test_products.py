@@ -385,6 +385,9 @@ def test_enmap_cloud_optimised_copies(tmp_path: Path) -> None:
         path.rename(path.with_name(f"{path.stem}_COG.TIF"))
     check_enmap(open_scene(str(tmp_path / f"{ENMAP_STEM}-SPECTRAL_IMAGE_COG.TIF")))
     assert len(list_scenes(str(tmp_path)).scenes) == 1
+    path = write_enmap(tmp_path, image(), **layers())  # both beside each other: still one scene
+    assert [scene.uri for scene in list_scenes(str(tmp_path)).scenes] == [str(path)]
+    check_enmap(open_scene(str(tmp_path)))
 
 
 def test_real_enmap_zip_says_why(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from pipeline.readers.archive import open_archive, open_file
@@ -50,6 +50,14 @@ def is_archive(path: str) -> bool:
 def is_product_archive(path: str) -> bool:
     """Whether an archive is a delivered product, by its name: EnMAP, DESIS or a DIMS order."""
     return is_archive(path) and _ARCHIVE_NAME.search(posixpath.basename(path)) is not None
+
+
+def without_copies(images: Iterable[str]) -> list[str]:
+    """The images without the cloud-optimised copies of others among them."""
+    first: dict[str, str] = {}
+    for image in sorted(images, key=lambda name: "_COG." in name.upper()):
+        first.setdefault(_IMAGE.sub("", image).lower(), image)
+    return list(first.values())
 
 
 def layer_name(image: str, suffix: str) -> str:
@@ -155,7 +163,7 @@ def find_image(uri: str) -> tuple[Files, str]:
 
 
 def _only_image(uri: str, names: Sequence[str]) -> str:
-    images = [name for name in names if is_image(name)]
+    images = without_copies(name for name in names if is_image(name))
     if len(images) == 1:
         return images[0]
     if images:

@@ -1,8 +1,10 @@
 """Which scenes lie under a source: one listing, no scene is opened.
 
-A Zarr store is one scene, an ENVI header with its data is one scene, every GeoTIFF, MATLAB and
-.npz file is one scene. Hidden files, this product's own state folders and unrelated files are
-passed over.
+A Zarr store is one scene, an ENVI header with its data is one scene, every GeoTIFF, MATLAB, .npz
+and HDF5 file is one scene. A delivered product is one scene whatever files it has: its metadata,
+quality layers, masks and geometry files count into the scene's version and are no scenes; an
+archive is one scene where its name says EnMAP, DESIS or DIMS order. Hidden files, this product's
+own state folders and unrelated files are passed over.
 """
 
 from __future__ import annotations
@@ -17,18 +19,26 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pipeline.errors import SceneError, UsageError
+from pipeline.folder import Folder, Listing, by_folder
 from pipeline.readers import recognise, scene_stem
-from pipeline.readers.enmap import is_quicklook, sidecar
+from pipeline.readers.delivery import is_archive, is_image, is_layer, is_product_archive, product_of
+from pipeline.readers.emit import is_companion, mask_names
 from pipeline.readers.envi import data_candidates
 from pipeline.storage import describe, open_filesystem, redact, unstrip, version_of
 
 STATE_FOLDER = "_sr-archive"
 _LONGEST_ID = 120
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
-_BY_SUFFIX = {".tif": "geotiff", ".tiff": "geotiff", ".mat": "matlab", ".npz": "npz"}
+_BY_SUFFIX = {
+    ".tif": "geotiff",
+    ".tiff": "geotiff",
+    ".mat": "matlab",
+    ".npz": "npz",
+    ".nc": "hdf",
+    ".he5": "hdf",
+    ".h5": "hdf",
+}
 _HEADER_PEEK = 64
-
-Listing = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,8 @@ class Reconciliation:
 
 @dataclass
 class Catalogue:
-    """What a source holds. `rejected` are (scene_id, uri, reason); `ignored` are archives (.zip)
-    that may hold scenes but are not looked into.
+    """What a source holds. `rejected` are (scene_id, uri, reason); `ignored` are archives that may
+    hold scenes but are not looked into.
     """
 
     scenes: list[SceneRef] = field(default_factory=list)
@@ -125,7 +135,8 @@ def _walked(source: str, include: Sequence[str] = (), exclude: Sequence[str] = (
         found = _walk(filesystem, root, listing, catalogue)
     if not found:
         raise UsageError(
-            f"no scene in {redact(source)}: expected .zarr, .tif, .hdr with its data, .mat or .npz"
+            f"no scene in {redact(source)}: expected .zarr, .tif, .hdr with its data, .mat, .npz, "
+            ".nc, .he5, .h5 or an EnMAP or DESIS archive"
         )
     _enter(filesystem, found, catalogue, include, exclude)
     return catalogue
@@ -153,13 +164,18 @@ def _single(filesystem: Any, path: str, listing: Listing) -> _Found:
     except SceneError as error:
         return _Found(path, name, "unknown", objects, error)
     if kind == "envi":
-        parent = posixpath.dirname(path)
-        beside: Listing = filesystem.find(parent, maxdepth=1, detail=True)
-        headers = {p.lower(): p for p in beside if p.lower().endswith(".hdr")}
+        beside = _beside(filesystem, path)
+        headers = {low: p for low, p in beside.lower.items() if low.endswith(".hdr")}
         options = (path, f"{path}.hdr", posixpath.splitext(path)[0] + ".hdr")
         header = next((headers[p.lower()] for p in options if p.lower() in headers), path)
-        return _envi(header, beside, {p.lower(): p for p in beside}, name)
+        return _envi(header, beside, name)
+    if is_image(path) or mask_names(path):
+        return _file(path, kind, _beside(filesystem, path), name)
     return _Found(path, name, kind.rstrip("0123456789"), objects)
+
+
+def _beside(filesystem: Any, path: str) -> Folder:
+    return Folder(filesystem.find(posixpath.dirname(path), maxdepth=1, detail=True))
 
 
 def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) -> list[_Found]:
@@ -177,21 +193,35 @@ def _walk(filesystem: Any, root: str, listing: Listing, catalogue: Catalogue) ->
             plain[path] = listing[path]
     for store, objects in inside.items():
         found.append(_Found(store, _name(root, store), "zarr", tuple(objects)))
+    folders = by_folder(plain)
+    headers = [
+        path
+        for path in plain
+        if path.lower().endswith(".hdr") and not folders[posixpath.dirname(path)].explains(path)
+    ]
     lower = {path.lower(): path for path in plain}
-    headers = [path for path in plain if path.lower().endswith(".hdr")]
     for path in _envi_headers(filesystem, headers, plain, lower):
-        found.append(_envi(path, plain, lower, _name(root, path)))
-    for path, info in plain.items():
-        suffix = posixpath.splitext(path)[1].lower()
-        if suffix == ".zip":
+        found.append(_envi(path, folders[posixpath.dirname(path)], _name(root, path)))
+    for path in plain:
+        kind = _BY_SUFFIX.get(posixpath.splitext(path)[1].lower())
+        if is_product_archive(path):
+            kind = "product"
+        elif is_archive(path):
             catalogue.ignored.append(unstrip(filesystem, path))
-        elif suffix in _BY_SUFFIX and not is_quicklook(path):
-            objects = [(posixpath.basename(path), info)]
-            beside = lower.get((sidecar(path) or "").lower())
-            if beside is not None:
-                objects.append((posixpath.basename(beside), plain[beside]))
-            found.append(_Found(path, _name(root, path), _BY_SUFFIX[suffix], tuple(objects)))
+        beside = folders[posixpath.dirname(path)]
+        copy = is_image(path) and path not in beside.images
+        if kind is not None and not (copy or is_layer(path) or is_companion(path)):
+            found.append(_file(path, kind, beside, _name(root, path)))
     return found
+
+
+def _file(path: str, kind: str, beside: Folder, name: str) -> _Found:
+    """A scene of one file, with the files beside it that are read with it."""
+    if is_image(path):
+        kind, parts = "product", beside.products[product_of(path) or ""]
+    else:
+        parts = [path, *(mask for mask in mask_names(path) if mask in beside.listing)][:2]
+    return _Found(path, name, kind, beside.objects(parts))
 
 
 def _stores(root: str, listing: Listing) -> set[str]:
@@ -244,14 +274,16 @@ def _data_of(header: str, lower: dict[str, str]) -> str | None:
     return next((path for path in options if path is not None), None)
 
 
-def _envi(path: str, listing: Listing, lower: dict[str, str], name: str) -> _Found:
-    data = _data_of(path, lower)
-    objects = [(posixpath.basename(path), listing[path])]
+def _envi(path: str, beside: Folder, name: str) -> _Found:
+    data = _data_of(path, beside.lower)
     if data is None:
         reason = f"{redact(path)}: its data file is not beside it: copy both files"
-        return _Found(path, name, "envi", tuple(objects), SceneError("missing-data", reason))
-    objects.append((posixpath.basename(data), listing[data]))
-    return _Found(path, name, "envi", tuple(objects))
+        error = SceneError("missing-data", reason)
+        return _Found(path, name, "envi", beside.objects([path]), error)
+    location = beside.geometry.location(path)
+    placed = None if location is None else _data_of(location, beside.lower)
+    extra = [part for part in (location, placed) if part is not None]
+    return _Found(path, name, "envi", beside.objects([path, data, *extra]))
 
 
 def _name(root: str, path: str) -> str:

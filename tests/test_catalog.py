@@ -44,7 +44,7 @@ def archive(tmp_path: Path) -> Path:
     write_geotiff(root / ".hidden" / "no.tif", cube())
     np.savez(root / "_sr-archive" / "ledger" / "no.npz", cube=cube())
     np.savez(root / ".no.npz", cube=cube())
-    for name in ("README.md", "x.png", "x.txt", "x.xml", "x.h5", "x.pdf"):
+    for name in ("README.md", "x.png", "x.txt", "x.xml", "x.csv", "x.pdf"):
         (root / name).write_text("x")
     (root / "other.hdr").write_text("SIMPLE = T")
     (root / "later.zip").write_bytes(b"PK")
@@ -197,7 +197,7 @@ def test_real_archive(tmp_path: Path) -> None:
     catalogue = list_scenes(str(root))
     assert len(catalogue.scenes) >= 30 and not catalogue.rejected
     kinds = {scene.format for scene in catalogue.scenes}
-    assert kinds == {"geotiff", "envi", "matlab", "npz"}
+    assert kinds == {"geotiff", "envi", "matlab", "npz", "product"}
     product = real("enmap_l2a_metadata/enmap_L2A_gtif_qualification.zip")
     shutil.unpack_archive(product, tmp_path)
     (scene,) = list_scenes(str(tmp_path)).scenes

@@ -9,8 +9,10 @@ from pipeline.storage import is_local
 _MOST_BLOCKS = 256
 
 
-def open_blocks(filesystem: Any, path: str, block_size: int = 64 * 2**10) -> Any:
-    """A binary file; a remote one keeps the blocks it read instead of reading megabytes ahead."""
+def open_blocks(
+    filesystem: Any, path: str, block_size: int = 64 * 2**10, blocks: int = _MOST_BLOCKS
+) -> Any:
+    """A binary file; a remote one keeps the last `blocks` it read instead of reading ahead."""
     if is_local(filesystem):
         return filesystem.open(path, "rb")
     return filesystem.open(
@@ -18,5 +20,5 @@ def open_blocks(filesystem: Any, path: str, block_size: int = 64 * 2**10) -> Any
         "rb",
         block_size=block_size,
         cache_type="blockcache",
-        cache_options={"maxblocks": _MOST_BLOCKS},
+        cache_options={"maxblocks": blocks},
     )

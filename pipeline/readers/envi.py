@@ -10,6 +10,8 @@ import xarray as xr
 from pipeline.errors import SceneError
 from pipeline.readers import envi_header
 from pipeline.readers.boundary import boundary, failure, is_file
+from pipeline.readers.envi_geometry import Geometry
+from pipeline.readers.planes import BandPlane, swath_coords
 from pipeline.readers.raw import RawCube
 from pipeline.readers.scene import (
     Packing,
@@ -37,20 +39,13 @@ DATA_SUFFIXES = (
 
 
 def read_envi(uri: str) -> xr.Dataset:
-    """Open an ENVI scene by its header or its data file; reads the header only."""
+    """Open an ENVI scene by its header or its data file; reads the header only.
+
+    A scene without map info gets `lat` and `lon (y, x)` from the `_loc` file of its flight line.
+    """
     filesystem, path = open_filesystem(uri)
-    header, data, size = find_pair(filesystem, path)
-    with boundary(uri, "cannot read the ENVI header"):
-        head = filesystem.cat_file(header, start=0, end=envi_header.MAX_HEADER_BYTES + 1)
     notes: list[str] = []
-    try:
-        fields = envi_header.parse(head)
-        layout = envi_header.layout(fields, notes)
-        offset = _offset(layout, size, notes)
-    except SceneError as error:
-        raise SceneError(error.code, f"{redact(uri)}: {error.message}") from None
-    address = unstrip(filesystem, data)
-    reader = RawCube(address, offset, layout.dtype, layout.file_shape, layout.axes)
+    header, fields, layout, reader = _open_pair(uri, filesystem, path, notes)
     wavelength, fwhm = to_nanometres(
         envi_header.split_list(fields.get("wavelength")),
         envi_header.split_list(fields.get("fwhm")),
@@ -59,21 +54,76 @@ def read_envi(uri: str) -> xr.Dataset:
         notes,
     )
     good = good_bands(envi_header.split_list(fields.get("bbl")), layout.bands, notes)
+    chunks = chunk_sizes(reader.shape)
+    grid = envi_header.grid(fields, notes)
+    coords = {} if grid is not None else _location(uri, filesystem, header, reader, chunks, notes)
     return assemble(
         SceneParts(
             uri=uri,
             format="envi",
             reader=reader,
-            chunks=chunk_sizes(reader.shape),
+            chunks=chunks,
             packing=_packing(fields, layout, notes),
             wavelength=wavelength,
             fwhm=fwhm,
             good_band=good,
-            grid=envi_header.grid(fields, notes),
+            grid=grid,
+            coords=coords,
             attrs=known_attrs(fields),
             notes=notes,
         )
     )
+
+
+def _open_pair(
+    uri: str, filesystem: Any, path: str, notes: list[str]
+) -> tuple[str, dict[str, str], envi_header.Layout, RawCube]:
+    """The header's path, its fields, the layout it declares, and the cube that it describes."""
+    header, data, size = find_pair(filesystem, path)
+    with boundary(uri, "cannot read the ENVI header"):
+        head = filesystem.cat_file(header, start=0, end=envi_header.MAX_HEADER_BYTES + 1)
+    try:
+        fields = envi_header.parse(head)
+        layout = envi_header.layout(fields, notes)
+        offset = _offset(layout, size, notes)
+    except SceneError as error:
+        raise SceneError(error.code, f"{redact(uri)}: {error.message}") from None
+    address = unstrip(filesystem, data)
+    reader = RawCube(address, offset, layout.dtype, layout.file_shape, layout.axes)
+    return header, fields, layout, reader
+
+
+def _location(
+    uri: str,
+    filesystem: Any,
+    header: str,
+    scene: RawCube,
+    chunks: tuple[int, int, int],
+    notes: list[str],
+) -> dict[str, Any]:
+    """`lat` and `lon` from bands 2 and 1 of the flight line's `_loc` file, if it fits."""
+    try:
+        with boundary(uri, "cannot list the folder"):
+            beside = filesystem.ls(posixpath.dirname(header), detail=False)
+    except SceneError as error:
+        # A store that does not list (plain HTTP) cannot tell of a file that was not named.
+        if isinstance(error.__cause__, FileNotFoundError | NotImplementedError | PermissionError):
+            return {}
+        raise
+    found = Geometry([filesystem._strip_protocol(path) for path in beside]).location(header)
+    if found is None:
+        return {}
+    name = posixpath.basename(found)
+    try:
+        _, fields, layout, cube = _open_pair(uri, filesystem, found, [])
+    except SceneError as error:
+        notes.append(f"{name} is not used ({error.code})")
+        return {}
+    if cube.shape[0] < 2 or cube.shape[1:] != scene.shape[1:] or layout.dtype.kind != "f":
+        notes.append(f"{name} is not used: not longitude and latitude of the scene's pixels")
+        return {}
+    fill = _optional(fields, "data ignore value")
+    return swath_coords(BandPlane(cube, 1, fill), BandPlane(cube, 0, fill), chunks, uri)
 
 
 def _packing(fields: dict[str, str], layout: envi_header.Layout, notes: list[str]) -> Packing:

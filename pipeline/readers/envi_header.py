@@ -181,13 +181,23 @@ def grid(fields: dict[str, str], notes: list[str]) -> Grid | None:
 def _transform(
     numbers: list[float], options: dict[str, str], notes: list[str]
 ) -> GeoTransform | None:
-    """Tie point (1-based pixel edge) and steps, turned counter-clockwise by `rotation`."""
+    """Tie point (1-based pixel edge) and steps, turned counter-clockwise by `rotation`.
+
+    GDAL's ENVI driver gives the same for a tie point at pixel 1, 1. Of another it forgets the
+    turn; here the tie point keeps its place.
+    """
     column, row, east, north, dx, dy = numbers
     try:
-        angle = -math.radians(float(options.get("rotation", "0")))
+        degrees = float(options.get("rotation", "0"))
     except ValueError:
         notes.append("map info rotation cannot be read: georeferencing ignored")
         return None
+    if abs(degrees) == 180:
+        notes.append("map info rotation=180 is read as GDAL writes it: rows from south to north")
+        degrees, dy = 0.0, -dy
+    elif degrees and (column, row) != (1, 1):
+        notes.append("map info turns about a pixel other than 1, 1, which GDAL places elsewhere")
+    angle = -math.radians(degrees)
     sine, cosine = math.sin(angle), math.cos(angle)
     if abs(sine) < 1e-12:  # exact zeros keep the grid axis-aligned
         sine = 0.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from pipeline.errors import SceneError
+from pipeline.readers import archive
 from pipeline.readers.blocks import open_blocks
 from pipeline.readers.boundary import boundary
-from pipeline.readers.enmap import read_sidecar
 from pipeline.readers.scene import (
     Grid,
     SceneParts,
@@ -31,11 +33,14 @@ from pipeline.readers.scene import (
     packing,
 )
 from pipeline.readers.spectral_axis import good_bands, to_nanometres, to_number
-from pipeline.readers.tiff_ifd import check_complete
+from pipeline.readers.tiff_ifd import Fetch, check_complete
 from pipeline.storage import is_local, open_filesystem, redact
 
 # A scene without georeferencing is a valid scene; its Dataset says so by having no spatial_ref.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+# Reading a compressed tar to its end would otherwise leave a file beside it.
+os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
 
 _IDLE_HANDLES = 4
 _OPEN: weakref.WeakSet[TiffCube] = weakref.WeakSet()
@@ -114,19 +119,50 @@ def _close_all() -> None:
         cube.close()
 
 
-def open_tiff(uri: str) -> Any:
-    """The rasterio dataset of `uri`; no driver but GTiff ever looks at the file."""
-    filesystem, path = open_filesystem(uri)
-    if is_local(filesystem):
+def open_tiff(address: str) -> Any:
+    """The rasterio dataset at a path, a URL or a member's address; only GTiff looks at it."""
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        inside = archive.split_address(address)
+        if inside is not None:
+            return _open_member(*inside)
+        filesystem, path = open_filesystem(address)
+        if is_local(filesystem):
+            return rasterio.open(path, driver="GTiff")
+        return _open_through(path, lambda: open_blocks(filesystem, path))
+
+
+def _open_member(name: str, uri: str) -> Any:
+    members = archive.open_archive(uri)
+    path = archive.gdal_path(members, name)
+    if path is not None:
         return rasterio.open(path, driver="GTiff")
+    return _open_through(f"/{name}", lambda: archive.open_file(members, name))
+
+
+def _open_through(path: str, open_file: Callable[[], Any]) -> Any:
+    """Open a TIFF whose bytes come from Python file objects."""
 
     def opener(name: str, mode: str = "rb") -> Any:
         if name.lstrip("/") != path.lstrip("/"):
             raise FileNotFoundError(name)
-        return open_blocks(filesystem, path)
+        return open_file()
 
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-        return rasterio.open(path, driver="GTiff", opener=opener)
+    return rasterio.open(path, driver="GTiff", opener=opener)
+
+
+@dataclass(frozen=True)
+class BandFacts:
+    """What a product says about its image outside the TIFF, one entry per band.
+
+    Centre and width in nm; `value = raw * gain + offset`; `fill` where the TIFF declares none.
+    """
+
+    wavelength: list[float]
+    fwhm: list[float]
+    gain: list[float]
+    offset: list[float]
+    fill: float | None = None
+    attrs: dict[str, str] = field(default_factory=dict)
 
 
 def read_geotiff(uri: str) -> xr.Dataset:
@@ -134,18 +170,27 @@ def read_geotiff(uri: str) -> xr.Dataset:
     filesystem, path = open_filesystem(uri)
     with boundary(uri, "cannot read the TIFF"):
         size = int(filesystem.info(path)["size"])
-        try:
-            check_complete(
-                lambda at, count: filesystem.cat_file(path, start=at, end=at + count), size
-            )
-        except SceneError as error:
-            raise SceneError(error.code, f"{redact(uri)}: {error.message}") from None
-    with boundary(uri, "not a TIFF that GDAL can read", "bad-header"), open_tiff(uri) as file:
-        parts = _describe(uri, file)
-    return assemble(parts)
+        check_whole(
+            uri, lambda at, count: filesystem.cat_file(path, start=at, end=at + count), size
+        )
+    return assemble(describe_tiff(uri, uri))
 
 
-def _describe(uri: str, file: Any) -> SceneParts:
+def check_whole(uri: str, fetch: Fetch, size: int) -> None:
+    """Raise `SceneError` in the name of `uri` if the TIFF ends before its blocks."""
+    try:
+        check_complete(fetch, size)
+    except SceneError as error:
+        raise SceneError(error.code, f"{redact(uri)}: {error.message}") from None
+
+
+def describe_tiff(uri: str, address: str, facts: BandFacts | None = None) -> SceneParts:
+    """What the TIFF at `address` says, in the name of `uri`, with `facts` where it is silent."""
+    with boundary(uri, "not a TIFF that GDAL can read", "bad-header"), open_tiff(address) as file:
+        return _describe(uri, address, file, facts)
+
+
+def _describe(uri: str, address: str, file: Any, facts: BandFacts | None) -> SceneParts:
     dtypes = set(file.dtypes)
     if len(dtypes) > 1 or np.dtype(file.dtypes[0]).kind not in "iuf":
         kinds = ", ".join(sorted(dtypes))
@@ -156,15 +201,18 @@ def _describe(uri: str, file: Any) -> SceneParts:
     bands, rows, cols = shape = (file.count, file.height, file.width)
     notes: list[str] = []
     centres, widths, flags, units = _band_tables(file)
-    scales, offsets = file.scales, file.offsets
+    scales, offsets, fills = file.scales, file.offsets, file.nodatavals
     attrs = known_attrs(file.tags(ns="ENVI") | file.tags())
-    enmap = read_sidecar(*open_filesystem(uri), bands)
-    if enmap is not None:
-        attrs = enmap.attrs | attrs
+    if facts is not None and len(facts.wavelength) != bands:
+        notes.append(f"metadata of {len(facts.wavelength)} bands for {bands} bands is ignored")
+    elif facts is not None:
+        attrs = facts.attrs | attrs
         if centres is None:
-            centres, widths, units = enmap.wavelength, enmap.fwhm, "nm"
+            centres, widths, units = facts.wavelength, facts.fwhm, "nm"
         if set(scales) == {1.0} and set(offsets) == {0.0}:
-            scales, offsets = enmap.gain, enmap.offset
+            scales, offsets = facts.gain, facts.offset
+        if set(fills) == {None}:
+            fills = [facts.fill]
     wavelength, fwhm = to_nanometres(centres, widths, units, bands, notes)
     block = file.block_shapes[0]
     strips = block[1] >= cols
@@ -174,9 +222,9 @@ def _describe(uri: str, file: Any) -> SceneParts:
     return SceneParts(
         uri=uri,
         format="geotiff",
-        reader=TiffCube(uri, shape, dtype),
+        reader=TiffCube(address, shape, dtype),
         chunks=chunks,
-        packing=packing(scales, offsets, file.nodatavals, dtype, notes),
+        packing=packing(scales, offsets, fills, dtype, notes),
         wavelength=wavelength,
         fwhm=fwhm,
         good_band=good_bands(flags, bands, notes),

@@ -10,11 +10,9 @@ as a variable with wavelengths; the last axis in MATLAB's order. A matrix (bands
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import scipy.io
@@ -25,9 +23,10 @@ from pipeline.readers.blocks import open_blocks
 from pipeline.readers.boundary import boundary
 from pipeline.readers.cache import MemberCube
 from pipeline.readers.candidates import choose_cube, is_cube
+from pipeline.readers.hdf import Hdf5Cube, is_plain, open_hdf5
 from pipeline.readers.scene import SceneParts, assemble, chunk_sizes
 from pipeline.readers.spectral_axis import choose_band_axis, companion, to_nanometres, units_of
-from pipeline.storage import is_local, open_filesystem, redact, version_of
+from pipeline.storage import open_filesystem, redact, version_of
 
 _CLASSES = {
     "double": "f8",
@@ -40,7 +39,6 @@ _CLASSES = {
 }
 _SIZES = (("nRow", "nCol"), ("lines", "cols"), ("rows", "cols"), ("lines", "samples"))
 _MOST_PIXELS_IN_LIST = 100_000
-_REMOTE_BLOCK = 256 * 2**10
 
 Arrays = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
@@ -119,54 +117,11 @@ def load(uri: str, member: str) -> npt.NDArray[Any]:
         return np.ascontiguousarray(scipy.io.loadmat(file, variable_names=[member])[member])
 
 
-class Hdf5Cube:
-    """Windows of one dataset of a v7.3 file, which stores MATLAB's axes in reverse."""
-
-    def __init__(
-        self,
-        uri: str,
-        name: str,
-        dtype: np.dtype[Any],
-        shape: tuple[int, int, int],
-        axes: tuple[int, int, int],
-    ) -> None:
-        self.uri, self.name, self.axes = uri, name, axes
-        self.dtype = dtype.newbyteorder("=")
-        self.shape = (shape[axes[0]], shape[axes[1]], shape[axes[2]])
-        self._file: Any = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-    def read(self, band: slice, y: slice, x: slice) -> npt.NDArray[Any]:
-        window = [slice(0, 0)] * 3
-        for axis, part in zip(self.axes, (band, y, x), strict=True):
-            window[axis] = part
-        with self._lock:
-            if self._file is None:
-                self._file = open_hdf5(self.uri)
-            values = self._file[self.name][tuple(window)]
-        return np.asarray(values, self.dtype).transpose(self.axes)
-
-
-def open_hdf5(uri: str) -> Any:
-    """The h5py file of `uri`, without locks (archives are often read-only)."""
-    filesystem, path = open_filesystem(uri)
-    if is_local(filesystem):
-        return h5py.File(path, "r", locking=False)
-    return h5py.File(open_blocks(filesystem, path, _REMOTE_BLOCK), "r")
-
-
 def read_matlab73(uri: str, band_axis: int | None = None) -> xr.Dataset:
     """Open a MATLAB v7.3 scene: reads HDF5 metadata only. `band_axis` counts MATLAB's axes."""
     notes: list[str] = []
     with boundary(uri, "cannot read the MATLAB v7.3 file", "bad-header"), open_hdf5(uri) as file:
-        found = {name: file[name] for name in file if _plain(file, name)}
+        found = {name: file[name] for name in file if _numeric(file, name)}
         arrays = {name: (item.shape[::-1], item.dtype) for name, item in found.items()}
         name = choose_cube(uri, arrays, notes, by_bands=True)
         listed = companion({key: shape for key, (shape, _) in arrays.items()})
@@ -180,10 +135,5 @@ def read_matlab73(uri: str, band_axis: int | None = None) -> xr.Dataset:
     return _assemble(uri, reader, waves, notes)
 
 
-def _plain(file: Any, name: str) -> bool:
-    """A numeric dataset inside this file: no link, virtual or external storage leads elsewhere."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        return False
-    item = file[name]
-    plain = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
-    return plain and item.dtype.kind in "iuf" and "MATLAB_empty" not in item.attrs
+def _numeric(file: Any, name: str) -> bool:
+    return is_plain(file, name) and "MATLAB_empty" not in file[name].attrs

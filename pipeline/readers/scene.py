@@ -139,7 +139,7 @@ class LazyCube:
         self.shape, self.dtype, self.ndim = reader.shape, np.dtype(np.float32), 3
 
     def __getitem__(self, key: tuple[Any, ...]) -> npt.NDArray[np.float32]:
-        parts = [_split(index, size) for index, size in zip(key, self.shape, strict=True)]
+        parts = [split_index(index, size) for index, size in zip(key, self.shape, strict=True)]
         (band, _), (y, _), (x, _) = parts
         with boundary(self.uri, "cannot read a window of the scene"):
             raw = self.reader.read(band, y, x)
@@ -150,7 +150,7 @@ class LazyCube:
         return values
 
 
-def _split(index: Any, size: int) -> tuple[slice, Any]:
+def split_index(index: Any, size: int) -> tuple[slice, Any]:
     """A plain covering slice, and what then picks `index` out of it (None: all of it)."""
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
@@ -205,6 +205,7 @@ class SceneParts:
     good_band: npt.NDArray[np.bool_] | None = None
     grid: Grid | None = None
     coords: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
     attrs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -227,7 +228,7 @@ def assemble(parts: SceneParts) -> xr.Dataset:
     attrs = {"source": redact(parts.uri), "format": parts.format} | parts.attrs
     if parts.notes:
         attrs["reader_notes"] = "; ".join(parts.notes)
-    return xr.Dataset({"reflectance": reflectance}, coords, attrs)
+    return xr.Dataset({"reflectance": reflectance, **parts.variables}, coords, attrs)
 
 
 def _band_coords(parts: SceneParts, bands: int) -> dict[str, Any]:

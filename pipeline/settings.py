@@ -17,7 +17,16 @@ Bands = Literal["auto", "match", "resample", "windows"]
 Outside = Literal["fill", "upsample"]
 Normalise = Literal["auto", "reflectance", "scene", "bands"]
 Mask = Literal[
-    "none", "cloud", "cloud_shadow", "cirrus", "haze", "snow", "water", "saturated", "defective"
+    "none",
+    "cloud",
+    "cloud_shadow",
+    "cirrus",
+    "haze",
+    "snow",
+    "water",
+    "saturated",
+    "defective",
+    "defective_band",
 ]
 Layout = Literal["sharded", "plain"]
 

@@ -129,7 +129,8 @@ def check_enmap(scene: xr.Dataset) -> None:
     rows = {"cloud": 5, "cloud_shadow": 6, "haze": 7, "cirrus": 8, "snow": 9, "water": 10}
     for name, row in {**rows, "saturated": 12}.items():
         np.testing.assert_array_equal(where(scene, name).any(axis=1), np.arange(ROWS) == row)
-    np.testing.assert_array_equal(where(scene, "defective")[4:].all(axis=0), np.arange(COLS) == 7)
+    column = where(scene, "defective_band")[4:].all(axis=0)
+    np.testing.assert_array_equal(column, np.arange(COLS) == 7)
     part = scene.isel(y=slice(3, 9), x=[8, 2, 7])
     np.testing.assert_allclose(part.reflectance, expected[:, 3:9][:, :, [8, 2, 7]], rtol=1e-6)
     np.testing.assert_array_equal(part.quality_flags, bits[3:9][:, [8, 2, 7]])
@@ -201,7 +202,7 @@ def test_layers_are_optional_and_faulty_ones_noted(tmp_path: Path) -> None:
     other = np.zeros((1, ROWS, COLS + 1), np.uint8)
     write_geotiff(tmp_path / f"{ENMAP_STEM}-QL_QUALITY_CIRRUS.TIF", other, tags=False)
     scene = open_scene(str(path))
-    assert flags_of(scene) == {"cloud_shadow", "water", "saturated", "defective"}
+    assert flags_of(scene) == {"cloud_shadow", "water", "saturated", "defective_band"}
     notes = scene.attrs["reader_notes"]
     for name, code in (("CLOUD", "truncated"), ("HAZE", "truncated"), ("CIRRUS", "bad-header")):
         assert f"QL_QUALITY_{name} is not used ({code})" in notes
@@ -307,7 +308,7 @@ def test_patches_without_metadata(tmp_path: Path) -> None:
         path.rename(tmp_path / path.name.replace(ENMAP_STEM, "tile_001-patch_01"))
     (tmp_path / "tile_001-patch_01-METADATA.XML").unlink()
     (found,) = list_scenes(str(tmp_path)).scenes
-    assert "defective" in flags_of(open_scene(found.uri))
+    assert "defective_band" in flags_of(open_scene(found.uri))
 
 
 def test_links_in_a_tar_are_no_files(tmp_path: Path) -> None:
@@ -641,8 +642,14 @@ def test_prisma_flags(tmp_path: Path) -> None:
     errors[1][4, 10] = 1  # a band that the overlap rule leaves out
     path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR), errors=errors)
     scene = open_scene(str(path))
-    assert flags_of(scene) == {"defective", "saturated"}
-    np.testing.assert_array_equal(where(scene, "defective").all(axis=1), np.arange(ROWS) == 7)
+    assert flags_of(scene) == {"defective_band", "saturated"}
+    np.testing.assert_array_equal(where(scene, "defective_band").all(axis=1), np.arange(ROWS) == 7)
+    gaps = np.isnan(scene.reflectance.values)
+    without = np.isnan(
+        open_scene(str(write_prisma(tmp_path / "b", *prisma_cubes(), (VNIR, SWIR)))).reflectance
+    )
+    assert gaps[:, 7].any(axis=0).all() and not gaps[:, 7].all(axis=0).all()
+    assert (gaps & ~without.values).sum() == (gaps[:, 7] & ~without.values[:, 7]).sum() > 0
     np.testing.assert_array_equal(where(scene, "saturated").all(axis=1), np.arange(ROWS) == 8)
 
 

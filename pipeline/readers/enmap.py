@@ -88,7 +88,7 @@ def defective(values: Raw) -> npt.NDArray[np.bool_]:
 
 
 def pixel_mask(values: Raw) -> Flags:
-    return {"defective": np.asarray(defective(values).any(axis=0))}
+    return {"defective_band": np.asarray(defective(values).any(axis=0))}
 
 
 ENMAP = Sensor(

@@ -20,6 +20,7 @@ FLAGS = {
     "water": 32,
     "saturated": 64,
     "defective": 128,
+    "defective_band": 256,  # in some band, where the value is a gap already
 }
 
 

@@ -30,6 +30,7 @@ import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
 from pipeline.readers.hdf import Hdf5Cube, attribute, check_storage, inside, is_plain, open_hdf5
+from pipeline.readers.masked import MaskedCube
 from pipeline.readers.planes import flag_variable
 from pipeline.readers.scene import Grid, SceneParts, assemble, chunk_sizes, known_attrs, packing
 
@@ -87,6 +88,8 @@ def read_prisma(uri: str) -> xr.Dataset:
     scales = [(arm.high - arm.low) / _TOP for arm in arms for _ in arm.picks]
     offsets = [arm.low for arm in arms for _ in arm.picks]
     packed = packing(scales, offsets, [0.0], np.dtype(np.uint16), notes)
+    if errors is not None:
+        reader = MaskedCube(reader, errors, invalid, 0)
     parts = SceneParts(uri, "prisma", reader, chunks, packed)
     parts.wavelength = np.concatenate([arm.wavelength for arm in arms])
     parts.fwhm = np.concatenate([arm.fwhm for arm in arms])
@@ -165,10 +168,15 @@ def _cube(uri: str, file: Any, arms: list[Arm], kind: str, make: type[ArmsCube])
     return make(cubes, [arm.picks for arm in arms])
 
 
+def invalid(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which values of the image the processor could not make."""
+    return np.asarray(values == _INVALID)
+
+
 def error_flags(values: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
     """The flags of the error matrices, over all kept bands."""
     return {
-        "defective": (values == _INVALID).any(axis=0),
+        "defective_band": invalid(values).any(axis=0),
         "saturated": (values == _SATURATED).any(axis=0),
     }
 

@@ -15,6 +15,7 @@ from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary, failure
 from pipeline.readers.delivery import Files, find_image, layer_name, metadata_names
 from pipeline.readers.geotiff import BandFacts, TiffCube, describe_tiff, open_tiff
+from pipeline.readers.masked import MaskedCube
 from pipeline.readers.planes import Rule, flag_variable
 from pipeline.readers.scene import Packing, SceneParts, WindowReader, assemble
 
@@ -123,25 +124,6 @@ def _layer_cube(files: Files, name: str, layer: Layer, shape: tuple[int, int, in
         if not fits or own[1:] != shape[1:] or dtype.kind not in "iu":
             raise failure("bad-header", files.uri, "on other pixels than the image")
     return TiffCube(files.address(name), (wanted, *own[1:]), dtype)
-
-
-class MaskedCube:
-    """A cube whose defective values, marked per band by another, read as its fill value."""
-
-    def __init__(
-        self,
-        cube: WindowReader,
-        mask: WindowReader,
-        defects: Callable[[npt.NDArray[Any]], Bool],
-        fill: float,
-    ) -> None:
-        self.cube, self.mask, self.defects, self.fill = cube, mask, defects, fill
-        self.shape, self.dtype = cube.shape, cube.dtype
-
-    def read(self, band: slice, y: slice, x: slice) -> npt.NDArray[Any]:
-        values = self.cube.read(band, y, x)
-        values[self.defects(self.mask.read(band, y, x))] = self.fill
-        return values
 
 
 def _mask_defects(

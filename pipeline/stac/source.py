@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.catalog import Catalogue, Reconciliation, SceneRef, scene_id
 from pipeline.errors import SceneError, UsageError
 from pipeline.readers import scene_stem
-from pipeline.readers.enmap import sidecar
+from pipeline.readers.delivery import is_image, metadata_names
 from pipeline.readers.envi import data_candidates
 from pipeline.stac.assets import choose_asset
 from pipeline.stac.documents import FoundItem, Items, read_items
@@ -195,8 +195,7 @@ def _parts(scene: _Scene) -> list[str]:
             return [uri, *data_candidates(uri)]
         stem = uri[: len(uri) - len(uri.rpartition("/")[2])] + scene_stem(uri)
         return list(dict.fromkeys([uri, f"{uri}.hdr", f"{stem}.hdr"]))
-    beside = sidecar(uri) if scene.format == "geotiff" else None
-    return [uri] if beside is None else [uri, beside]
+    return [uri, *metadata_names(uri)] if is_image(uri) else [uri]
 
 
 def _with_version(scene: _Scene, found: Mapping[str, Any]) -> SceneRef:

@@ -47,6 +47,7 @@ def sr_archive(
     max_inconsistency: float | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Literal["sharded", "plain"] | None = None,
+    asset: str | None = None,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     stale: Literal["replace", "keep"] | None = None,
@@ -79,6 +80,7 @@ def sr_archive(
             than this part of its root mean square.
         dtype: Type of the output values.
         layout: plain: unsharded Zarr v2, for GDAL before 3.13.
+        asset: Of a STAC source: key of the asset that is the scene.
         include: Scene ids to keep (globs).
         exclude: Scene ids to leave out (globs).
         stale: A published scene whose source, model or options changed.

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.errors import UsageError
+from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
 from pipeline.storage import redact
 
@@ -39,39 +40,12 @@ INTERRUPTED = 130
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
 Output = Annotated[str, typer.Argument(help="Folder or bucket prefix of the results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def _help(name: str) -> str:
-    return RunSettings.model_fields[name].description or ""
-
-
-Model = Annotated[str | None, typer.Option(help=_help("model"))]
-Tile = Annotated[int | None, typer.Option(help=_help("tile"))]
-Workers = Annotated[int | None, typer.Option(help=_help("workers"))]
-Devices = Annotated[str | None, typer.Option(help=f"auto, cpu or cuda. {_help('devices')}")]
-Precision = Annotated[str | None, typer.Option(help=f"auto, fp32 or bf16. {_help('precision')}")]
-Attention = Annotated[str | None, typer.Option(help=f"scene or global. {_help('attention')}")]
-Bands = Annotated[
-    str | None, typer.Option(help=f"auto, match, resample or windows. {_help('bands')}")
-]
-Outside = Annotated[str | None, typer.Option(help=f"fill or upsample. {_help('outside')}")]
-Tolerance = Annotated[float | None, typer.Option(help=_help("tolerance"))]
-Normalise = Annotated[
-    str | None, typer.Option(help=f"auto, reflectance, scene or bands. {_help('normalise')}")
-]
-Mask = Annotated[list[str] | None, typer.Option(help=f"Repeatable. {_help('mask')}")]
-Conserve = Annotated[bool | None, typer.Option("--conserve", help=_help("conserve"))]
-MaxInconsistency = Annotated[float | None, typer.Option(help=_help("max_inconsistency"))]
-Dtype = Annotated[str | None, typer.Option(help=f"source or float32. {_help('dtype')}")]
-Layout = Annotated[str | None, typer.Option(help=f"sharded or plain. {_help('layout')}")]
-Include = Annotated[list[str] | None, typer.Option(help=_help("include"))]
-Exclude = Annotated[list[str] | None, typer.Option(help=_help("exclude"))]
+Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]
+Exclude = Annotated[list[str] | None, typer.Option(help=describe_option("exclude"))]
+Asset = Annotated[str | None, typer.Option(help=describe_option("asset"))]
 Bucket = Annotated[str | None, typer.Option(help="Folder or prefix to compare a STAC source with.")]
-Asset = Annotated[str | None, typer.Option(help="Of a STAC source: key of the asset to take.")]
-Stale = Annotated[str | None, typer.Option(help=f"replace or keep. {_help('stale')}")]
-MaxAttempts = Annotated[int | None, typer.Option(help=_help("max_attempts"))]
-RayAddress = Annotated[str | None, typer.Option(help=_help("ray_address"))]
 
 
 def _print_json(value: Any) -> None:
@@ -88,42 +62,17 @@ def _table(rows: list[dict[str, Any]], title: str) -> None:
 
 
 @app.command()
-def run(
-    source: Source,
-    output: Output,
-    model: Model = None,
-    tile: Tile = None,
-    workers: Workers = None,
-    devices: Devices = None,
-    precision: Precision = None,
-    attention: Attention = None,
-    bands: Bands = None,
-    outside: Outside = None,
-    tolerance: Tolerance = None,
-    normalise: Normalise = None,
-    mask: Mask = None,
-    conserve: Conserve = None,
-    dtype: Dtype = None,
-    layout: Layout = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    stale: Stale = None,
-    max_inconsistency: MaxInconsistency = None,
-    max_attempts: MaxAttempts = None,
-    ray_address: RayAddress = None,
-    as_json: AsJson = False,
-) -> None:
+@settings_options()
+def run(settings: RunSettings, as_json: bool) -> None:
     """Super-resolve and publish every scene of SOURCE that OUTPUT does not hold yet.
 
     Exit status: 0 all well, 3 some scenes were quarantined, 2 a bad option.
 
     Example: sr-archive run s3://bucket/scenes s3://bucket/sr --tile 64
     """
-    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     from pipeline import job
     from pipeline.progress import display
 
-    settings = RunSettings.from_options(options)
     try:
         with display(_err if as_json else _out) as listener:
             report = job.run(settings, [listener])
@@ -151,6 +100,8 @@ def _print_report(report: Any) -> None:
     _table(rows, f"run {report.run_id}, {report.seconds:.1f} s")
     kept = sum(row.tiles_kept for row in report.rows)
     _out.print(f"{report.counts}; {kept} tiles kept from earlier runs", markup=False)
+    for note in report.notes:
+        _out.print(f"note: {note}", markup=False, soft_wrap=True)
     published = next((row for row in report.rows if row.status == "published"), None)
     if published is not None:
         _out.print(
@@ -163,32 +114,12 @@ def _percent(part: float | None) -> str:
 
 
 @app.command()
-def plan(
-    source: Source,
-    output: Output,
-    model: Model = None,
-    tile: Tile = None,
-    precision: Precision = None,
-    attention: Attention = None,
-    bands: Bands = None,
-    outside: Outside = None,
-    tolerance: Tolerance = None,
-    normalise: Normalise = None,
-    mask: Mask = None,
-    conserve: Conserve = None,
-    dtype: Dtype = None,
-    layout: Layout = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    stale: Stale = None,
-    as_json: AsJson = False,
-) -> None:
+@settings_options("workers", "devices", "max_inconsistency", "max_attempts", "ray_address")
+def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""
-    options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     from pipeline.job import load_model
     from pipeline.plan import make_plan
 
-    settings = RunSettings.from_options(options)
     made = make_plan(settings, load_model(settings))
     rows = [scene.summary() for scene in made.scenes]
     facts = {
@@ -200,7 +131,7 @@ def plan(
     if as_json:
         _print_json({**facts, "scenes": rows})
         return
-    _table(rows, f"plan for {redact(source)} -> {redact(output)}")
+    _table(rows, f"plan for {redact(settings.source)} -> {redact(settings.output)}")
     _out.print(
         f"{facts['tiles']} tiles to do, {facts['raw_gigabytes']} GB of float32 before "
         f"compression, about {facts['worker_memory_gigabytes']} GB per worker",
@@ -276,6 +207,37 @@ def status(output: Output, as_json: AsJson = False) -> None:
         _print_json(rows)
     else:
         _table(rows, f"{redact(output)}: {len(rows)} scenes")
+
+
+@app.command()
+def catalogue(
+    output: Output,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make table and collection anew from the items.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the STAC catalogue of OUTPUT agree with its published scenes."""
+    from pipeline.inventory import scenes_of
+    from pipeline.stac.catalogue import catalogued, rebuild_catalogue
+    from pipeline.stac.publication import bring_up_to_date
+
+    found = scenes_of(output)
+    published = {
+        entry.scene_id: entry.fingerprint for entry in found if entry.status == "published"
+    }
+    notes = rebuild_catalogue(output).notes if rebuild else []
+    report = bring_up_to_date(output, published, catalogued(output).keys() - published.keys())
+    report.notes += notes
+    if as_json:
+        _print_json(asdict(report))
+        return
+    for note in report.notes:
+        _out.print(f"note: {note}", markup=False, soft_wrap=True)
+    _out.print(
+        f"{report.items} items: {len(report.written)} written, {len(report.removed)} removed",
+        markup=False,
+    )
 
 
 @app.command()

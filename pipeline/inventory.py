@@ -20,6 +20,7 @@ class Entry:
     tiles: int
     tiles_done: int
     note: str = ""
+    fingerprint: str = ""
 
 
 def scenes_of(output: str) -> list[Entry]:
@@ -52,8 +53,10 @@ def _entry(store: SceneStore) -> Entry:
     tiles = int(state.get("tiles", 0))
     problem = store.quarantined()
     note = f"{problem['code']}: {problem['message']}" if problem else ""
-    if store.published() is not None:
-        return Entry(store.scene_id, "published", tiles, tiles, note)
+    published = store.published()
+    if published is not None:
+        fingerprint = published.get("sr_archive", {}).get("fingerprint", "")
+        return Entry(store.scene_id, "published", tiles, tiles, note, fingerprint)
     done = len(store.ledger())
     return Entry(store.scene_id, "quarantined" if problem else "unfinished", tiles, done, note)
 

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.settings import RunSettings
+from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
 from pipeline.store import STATE, SceneStore, TileRecord
 from pipeline.worker import Prepared
@@ -51,6 +53,7 @@ class RunReport:
     started: str
     rows: list[SceneRow] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)  # on the catalogue of the output
 
     @property
     def exit_status(self) -> int:
@@ -114,8 +117,10 @@ class Run:
     def execute(self) -> RunReport:
         self._check_output()
         self._announce()
-        if self._plan.work:
-            self._process()
+        with ThreadPoolExecutor(1) as self._aside:
+            if self._plan.work:
+                self._process()
+        self._catalogue()
         self.report.rows = [self._rows[key] for key in sorted(self._rows)]
         self.report.seconds = round(time.monotonic() - self._began, 2)
         self._save_report()
@@ -129,6 +134,26 @@ class Run:
             )
         )
         return self.report
+
+    def _catalogue(self) -> None:
+        """STAC items of what is published now; a fault there costs no scene."""
+        there, gone = {}, []
+        for scene in self._plan.scenes:
+            status = self._rows[scene.scene_id].status
+            if status == "published" or scene.status in ("published", "kept"):
+                there[scene.scene_id] = scene.fingerprint
+            elif scene.status == "stale":  # perhaps taken away, and not published anew
+                gone.append(scene.scene_id)
+        try:
+            self.report.notes += bring_up_to_date(self._settings.output, there, gone).notes
+        except Exception as error:
+            self.report.notes.append(f"the catalogue was not updated: {describe(error)}")
+
+    def _draw(self, scene_id: str) -> None:
+        try:
+            save_quicklook(self._settings.output, scene_id)
+        except Exception as error:
+            self.report.notes.append(f"no quicklook of {scene_id}: {describe(error)}")
 
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:
@@ -245,6 +270,7 @@ class Run:
         except Exception as error:
             self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
         else:
+            self._aside.submit(self._draw, job.scene_id)
             self._end(job.scene_id, "published")
 
     def _facts_of(

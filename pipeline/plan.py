@@ -119,6 +119,7 @@ class ScenePlan:
         done: keys of finished tiles.
         note: reason of a quarantine, or what the operator should know.
         code: reason code of a quarantine.
+        fingerprint: of what is published or will be; empty where nothing is known.
     """
 
     scene_id: str
@@ -128,6 +129,7 @@ class ScenePlan:
     done: frozenset[str] = frozenset()
     note: str = ""
     code: str = ""
+    fingerprint: str = ""
 
     @property
     def tiles(self) -> int:
@@ -198,7 +200,9 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
             cannot be used with.
     """
     check_reachable(settings.output, "the output")
-    catalogue = list_scenes(settings.source, settings.include, settings.exclude)
+    catalogue = list_scenes(
+        settings.source, settings.include, settings.exclude, asset=settings.asset
+    )
     options = OutputOptions.of(settings)
 
     def plan(ref: SceneRef) -> ScenePlan:
@@ -234,22 +238,24 @@ def _plan_scene(
     published = store.published()
     stale = False
     if published is not None:
-        if published.get("sr_archive", {}).get("fingerprint") == fingerprint:
-            return ScenePlan(ref.scene_id, ref.uri, "published")
+        present = published.get("sr_archive", {}).get("fingerprint")
+        if present == fingerprint:
+            return ScenePlan(ref.scene_id, ref.uri, "published", fingerprint=fingerprint)
         if settings.stale == "keep":
             note = "source, model or options changed since; kept as asked"
-            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note)
+            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present or "")
         stale = True
     try:
         job, note = _open_job(ref, settings, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
     if stale:
-        return ScenePlan(ref.scene_id, ref.uri, "stale", job, note=note)
+        return ScenePlan(ref.scene_id, ref.uri, "stale", job, note=note, fingerprint=fingerprint)
     state = store.state()
     if state is None or state.get("fingerprint") != fingerprint:
-        return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note)
-    return ScenePlan(ref.scene_id, ref.uri, "resume", job, store.finished(), note)
+        return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note, fingerprint=fingerprint)
+    done = store.finished()
+    return ScenePlan(ref.scene_id, ref.uri, "resume", job, done, note, fingerprint=fingerprint)
 
 
 def _open_job(

@@ -79,6 +79,9 @@ class RunSettings(BaseSettings):
     )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
     layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")
+    asset: str | None = Field(
+        None, description="Of a STAC source: key of the asset that is the scene."
+    )
     include: list[str] = Field(default_factory=list, description="Scene ids to keep (globs).")
     exclude: list[str] = Field(default_factory=list, description="Scene ids to leave out (globs).")
     stale: Literal["replace", "keep"] = Field(

@@ -50,7 +50,13 @@ MADE = {
     "code_version": "0.1.0+abc",
     "run_id": "20240101T000000Z-abc",
     "published": "2024-01-02T03:04:05+00:00",
-    "quality": {"rmse": 0.01, "SAM (deg)": 1.5, "nan": float("nan"), "note": "text"},
+    "consistency": {
+        "degradation": "bicubic",
+        "rmse": 0.01,
+        "sam_degrees": 1.5,
+        "relative_rmse": None,
+        "bicubic": {"rmse": 0.02},
+    },
 }
 
 
@@ -68,7 +74,7 @@ def facts(name: str = "a", **changes: Any) -> PublishedScene:
         "crs_wkt": str(crs_attrs(_wkt())["crs_wkt"]),
         "transform": (7.5, 0.0, 364095.0, 0.0, -7.5, 5809965.0),
         "geometry": FOOTPRINT,
-        "quality": MADE["quality"],
+        "quality": {"rmse": 0.01, "SAM (deg)": 1.5, "nan": float("nan"), "note": "text"},
         "flags": True,
         "quicklook": True,
     }
@@ -211,7 +217,11 @@ def test_facts_are_read_back_from_the_store(tmp_path: Path, zarr_format: int) ->
     assert read.good_band == (True, True, False)
     assert read.transform == (7.5, 0.0, 364095.0, 0.0, -7.5, 5809965.0)
     assert read.flags and read.zarr_format == zarr_format
-    assert read.quality == pytest.approx(MADE["quality"], nan_ok=True)
+    assert read.quality == {
+        "consistency_rmse": 0.01,
+        "consistency_sam_degrees": 1.5,
+        "bicubic_consistency_rmse": 0.02,
+    }
     item = scene_item(read)
     validate(item)
     assert item["assets"]["data"]["proj:code"] == "EPSG:32633"

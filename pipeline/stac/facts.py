@@ -12,10 +12,11 @@ import xarray as xr
 from pipeline.arrays import VARIABLE
 from pipeline.errors import SceneError
 from pipeline.grid import geobox_of
+from pipeline.masks import QUALITY
 from pipeline.readers.boundary import boundary, failure
 from pipeline.store import SceneStore
 
-FLAGS = "quality"  # the variable with the quality of each pixel, where the output has one
+_FIGURES = ("rmse", "relative_rmse", "sam_degrees")
 
 Transform = tuple[float, float, float, float, float, float]
 
@@ -80,7 +81,7 @@ def facts_of_published(
         store: the scene.
         geometry: footprint in GeoJSON, WGS 84; None where the scene is not georeferenced.
         bbox: of the geometry; computed where None, which is wrong across the antimeridian only.
-        quality: figures; default those in the root attribute `sr_archive`, entry `quality`.
+        quality: figures; default those in the root attribute `sr_archive`, entry `consistency`.
         quicklook: whether the scene's PNG lies in `stac/quicklooks`.
 
     Raises:
@@ -108,8 +109,14 @@ def facts_of_published(
 
 def _quality(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     made = attributes.get("sr_archive")
-    figures = made.get("quality") if isinstance(made, dict) else None
-    return figures if isinstance(figures, dict) else {}
+    measured = made.get("consistency") if isinstance(made, dict) else None
+    if not isinstance(measured, dict):
+        return {}
+    plain = measured.get("bicubic")
+    figures = {f"consistency_{name}": measured.get(name) for name in _FIGURES}
+    if isinstance(plain, dict):
+        figures |= {f"bicubic_consistency_{name}": plain.get(name) for name in _FIGURES}
+    return {name: value for name, value in figures.items() if isinstance(value, float | int)}
 
 
 def _of_dataset(dataset: xr.Dataset) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def _of_dataset(dataset: xr.Dataset) -> dict[str, Any]:
         "good_band": _flags(dataset),
         "crs_wkt": crs if isinstance(crs, str) and crs else None,
         "transform": None if box is None else tuple(float(value) for value in box.affine[:6]),
-        "flags": FLAGS in dataset,
+        "flags": QUALITY in dataset,
     }
 
 

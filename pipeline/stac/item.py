@@ -17,8 +17,9 @@ import pyproj
 import shapely.geometry
 
 from pipeline.errors import SceneError
+from pipeline.masks import QUALITY
 from pipeline.readers.boundary import boundary
-from pipeline.stac.facts import FLAGS, PublishedScene
+from pipeline.stac.facts import PublishedScene
 from pipeline.storage import redact
 
 COLLECTION = "super-resolved-scenes"
@@ -228,7 +229,7 @@ def _nodata(scene: PublishedScene) -> float | int | str:
 
 def _flags_asset(scene: PublishedScene) -> dict[str, Any]:
     return {
-        "href": f"{_UP}/{scene.scene_id}.zarr/{FLAGS}",
+        "href": f"{_UP}/{scene.scene_id}.zarr/{QUALITY}",
         "type": ZARR_TYPE,
         "title": "What each pixel rests on",
         "roles": ["metadata", "data-mask"],

@@ -20,7 +20,6 @@ from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
-from pipeline.resampling import in_model_bands
 from pipeline.settings import (
     Attention,
     Bands,
@@ -31,7 +30,7 @@ from pipeline.settings import (
     Precision,
     RunSettings,
 )
-from pipeline.spectral import plan_bands
+from pipeline.spectral import in_model_bands, plan_bands
 from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SceneError
-from pipeline.matching import default_tolerance, find_map
 from pipeline.spectral import (
     BandPlan,
     BandWindow,
@@ -21,6 +20,7 @@ from pipeline.spectral import (
     stretches,
     window_starts,
 )
+from pipeline.spectral.matching import default_tolerance, find_map
 from tests.test_model import make_card, make_net
 
 CARD = make_card(make_net())  # nine bands, 500 to 580 nm

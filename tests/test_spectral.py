@@ -17,10 +17,9 @@ from pipeline.spectral import (
     BandWindow,
     band_windows,
     match_bands,
-    stretches,
-    window_starts,
 )
 from pipeline.spectral.matching import default_tolerance, find_map
+from pipeline.spectral.windows import stretches, window_starts
 from tests.test_model import make_card, make_net
 
 CARD = make_card(make_net())  # nine bands, 500 to 580 nm

@@ -25,7 +25,7 @@ from pipeline.plan import OutputOptions, SceneJob
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
-OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", "source", "sharded")
+OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", (), False, "source", "sharded")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.conditional import Found, Slot, is_enforced, open_slot
+from pipeline.errors import UsageError
 from pipeline.liveness import is_alive, machine, started
-from pipeline.storage import join
+from pipeline.storage import describe, join, redact
 from pipeline.store import STATE
 
 _FOLDER = "leases"
@@ -142,11 +143,20 @@ class Leases:
         return "" if self.note else self._own.token
 
     def __enter__(self) -> Leases:
+        """Find out whether the store can keep runs apart.
+
+        Raises:
+            UsageError: no lease can be written there.
+        """
         probe = open_slot(self._folder, f".probe-{self._own.token}")
-        if probe is None:
-            self.note = "this kind of store has no conditional writes"
-        elif not is_enforced(probe):
-            self.note = "the store of the output ignores the conditions of writes"
+        try:
+            if probe is None:
+                self.note = "this kind of store has no conditional writes"
+            elif not is_enforced(probe):
+                self.note = "the store of the output ignores the conditions of writes"
+        except Exception as error:  # whatever a store raises, it is of no use
+            place = redact(self._folder)
+            raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
         if self.note:
             self.note += ": let no second run work on this output at the same time"
         else:
@@ -168,8 +178,7 @@ class Leases:
     def take(self, scene_id: str) -> Busy | None:
         """Take the lease of a scene, also from a run that is dead; None: it is ours.
 
-        Raises:
-            OSError: the store does not answer.
+        Whatever the store raises passes.
         """
         if self.note or scene_id in self._held:
             return None
@@ -193,8 +202,7 @@ class Leases:
         """Renew a lease now; after it the whole time of the lease is left.
 
         Raises:
-            LeaseLost: another run has it.
-            OSError: the store does not answer.
+            LeaseLost: another run has it. Whatever the store raises passes too.
         """
         held = self._held.get(scene_id)
         if held is not None:
@@ -215,7 +223,7 @@ class Leases:
                 self._renew(held)  # so that nobody takes it over between the look and the removal
             with held.lock:
                 held.slot.remove(held.token)
-        except (LeaseLost, OSError):
+        except Exception:  # lost, or the store does not answer
             return
 
     def _is_free(self, found: Found) -> bool:

@@ -31,7 +31,15 @@ from benchmarks.common import (
 from model import AttentionStatistics, SSPSRConfig
 from model.extent import Extent
 from pipeline import RunSettings
-from pipeline.actors import ActorPool, Dispatcher, Handlers, Share, TileActor, ray_session
+from pipeline.actors import (
+    ActorPool,
+    Admission,
+    Dispatcher,
+    Handlers,
+    Share,
+    TileActor,
+    ray_session,
+)
 from pipeline.arrays import is_of_tile
 from pipeline.job import load_model
 from pipeline.plan import SceneJob, make_plan
@@ -96,8 +104,8 @@ def through_the_job(settings: RunSettings) -> float:
     clock = Clock()
     pool = ActorPool(model.data, Share("cpu", 1, 2.0, 0.0), actor=RepeatActor)
     handlers = Handlers(clock.prepared, clock.tile, lambda work, reason: None, clock.failed)
-    dispatcher = Dispatcher(pool, handlers, max_attempts=1)
-    dispatcher.add(scene.job, None)
+    dispatcher = Dispatcher(pool, handlers, 1, lambda job: Admission("go"))
+    dispatcher.add(scene.job)
     dispatcher.run()
     pool.close()
     store = scene.job.store()

@@ -52,6 +52,7 @@ def sr_archive(
     exclude: list[str] | None = None,
     stale: Literal["replace", "keep"] | None = None,
     max_attempts: int | None = None,
+    lease_seconds: float | None = None,
     ray_address: str | None = None,
     fail_on_quarantine: bool = False,
 ) -> State[Any]:
@@ -85,6 +86,7 @@ def sr_archive(
         exclude: Scene ids to leave out (globs).
         stale: A published scene whose source, model or options changed.
         max_attempts: Tries per tile before its scene is set aside.
+        lease_seconds: How long a run that stopped without a word keeps its scenes from other runs.
         ray_address: Join this Ray cluster; default: start one.
         fail_on_quarantine: End as Failed if any scene was quarantined.
     """

@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import socket
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from pipeline.worker import Prepared, Worker
 
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 1.0
 _TRANSIENT = frozenset({"unreadable", "output-failed"})
 
 
@@ -228,15 +230,37 @@ class Handlers:
     failed: Callable[[SceneJob, str, str], None]
 
 
+@dataclass(frozen=True)
+class Admission:
+    """Whether a scene may be worked on now.
+
+    Attributes:
+        answer: `go`; `later`: ask again when nothing else is to be done; `no`: leave it out.
+        done: with `go`, tiles kept from an earlier run; None if it must be prepared first.
+    """
+
+    answer: Literal["go", "later", "no"]
+    done: frozenset[str] | None = None
+
+
 class Dispatcher:
     """Sends the work of many scenes to the pool, a bounded number of pieces at a time.
 
     Scenes are taken in order; the next ones are prepared while the tiles of the present ones run,
-    so no actor idles between scenes.
+    so no actor idles between scenes. Each is admitted just before its first piece of work.
     """
 
-    def __init__(self, pool: ActorPool, handlers: Handlers, max_attempts: int) -> None:
+    def __init__(
+        self,
+        pool: ActorPool,
+        handlers: Handlers,
+        max_attempts: int,
+        admit: Callable[[SceneJob], Admission],
+    ) -> None:
         self._pool = pool
+        self._admit = admit
+        self._admitted: set[str] = set()
+        self._later: list[Work] = []
         self._handlers = handlers
         self._max_attempts = max_attempts
         self._scenes: deque[Work] = deque()
@@ -245,17 +269,20 @@ class Dispatcher:
         self._flying = 0
         self._done: dict[str, set[str]] = {}
 
-    def add(self, job: SceneJob, done: Iterable[str] | None) -> None:
-        """Queue a scene; `done` lists tiles kept from an earlier run, None if not prepared yet."""
-        if done is not None:
-            self._done[job.scene_id] = set(done)
+    def add(self, job: SceneJob) -> None:
+        """Queue a scene."""
         self._scenes.append(Work(job, None))
+
+    def drop(self, scene_id: str) -> None:
+        """Give a scene up without a word: what is left of its work is not done."""
+        self._failed.add(scene_id)
 
     def run(self) -> None:
         """Until every piece of work is done or given up."""
-        while self._scenes or self._tiles or self._flying:
+        while self._scenes or self._tiles or self._flying or self._later:
             self._fill()
             if not self._flying:
+                self._ask_again()
                 continue
             for work, result in self._pool.finished(timeout=1.0):
                 self._flying -= 1
@@ -264,7 +291,7 @@ class Dispatcher:
     def _fill(self) -> None:
         ahead = IN_FLIGHT * len(self._pool.seats)
         while True:
-            if len(self._tiles) < ahead and self._scenes:
+            if len(self._tiles) < ahead and self._next_scene():
                 work = self._scenes[0]
                 if work.job.scene_id in self._done:  # prepared by an earlier run
                     self._scenes.popleft()
@@ -275,6 +302,30 @@ class Dispatcher:
                     return
             elif not self._submit_tile():
                 return
+
+    def _next_scene(self) -> bool:
+        """Whether the queue is headed by a scene that may be worked on, once the others are out."""
+        while self._scenes:
+            work = self._scenes[0]
+            if work.job.scene_id in self._admitted:
+                return True
+            admission = self._admit(work.job)
+            if admission.answer == "go":
+                self._admitted.add(work.job.scene_id)
+                if admission.done is not None:
+                    self._done[work.job.scene_id] = set(admission.done)
+                return True
+            self._scenes.popleft()
+            if admission.answer == "later":
+                self._later.append(work)
+        return False
+
+    def _ask_again(self) -> None:
+        """Nothing is to be done but what had to wait."""
+        if self._later and not self._scenes and not self._tiles:
+            time.sleep(_ASK_AGAIN_SECONDS)
+            self._scenes.extend(self._later)
+            self._later.clear()
 
     def _submit_tile(self) -> bool:
         if not self._tiles or not self._submit(self._tiles[0]):

@@ -43,13 +43,21 @@ _HEADER_PEEK = 64
 
 @dataclass(frozen=True)
 class SceneRef:
-    """One scene of the archive; `version` changes whenever its bytes do."""
+    """One scene of the archive; `version` changes whenever its bytes do.
+
+    Attributes:
+        parts: addresses of the objects that make its version; none for a Zarr store, where all
+            below it do.
+        listed: the version comes from a listing of these objects, not from a catalogue.
+    """
 
     scene_id: str
     uri: str
     format: str
     version: str
     bytes: int
+    parts: tuple[str, ...] = ()
+    listed: bool = True
 
 
 @dataclass(frozen=True)
@@ -328,15 +336,24 @@ def _enter(
             continue
         taken[identity] = redact(uri)
         size = sum(int(info.get("size") or 0) for _, info in item.objects)
-        version = _version(item)
-        catalogue.scenes.append(SceneRef(identity, uri, item.format, version, size))
+        store = item.format == "zarr"
+        version = combined_version(item.objects, store=store)
+        folder = posixpath.dirname(item.path)
+        names = () if store else (name for name, _ in item.objects)
+        parts = tuple(unstrip(filesystem, posixpath.join(folder, name)) for name in names)
+        catalogue.scenes.append(SceneRef(identity, uri, item.format, version, size, parts))
 
 
-def _version(item: _Found) -> str:
-    """The object's own version, or a hash over the names and versions of all its objects."""
-    if len(item.objects) == 1 and item.format != "zarr":
-        return version_of(item.objects[0][1])
+def combined_version(objects: Sequence[tuple[str, dict[str, Any]]], *, store: bool) -> str:
+    """The object's own version, or a hash over the names and versions of all.
+
+    Args:
+        objects: name and `info` of each; names are below the scene for a Zarr store, else plain.
+        store: the scene is a Zarr store.
+    """
+    if len(objects) == 1 and not store:
+        return version_of(objects[0][1])
     digest = hashlib.sha256()
-    for name, info in sorted(item.objects, key=lambda pair: pair[0]):
+    for name, info in sorted(objects, key=lambda pair: pair[0]):
         digest.update(f"{name}\0{version_of(info)}\n".encode())
     return f"sha256:{digest.hexdigest()[:32]}"

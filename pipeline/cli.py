@@ -114,7 +114,9 @@ def _percent(part: float | None) -> str:
 
 
 @app.command()
-@settings_options("workers", "devices", "max_inconsistency", "max_attempts", "ray_address")
+@settings_options(
+    "workers", "devices", "max_inconsistency", "max_attempts", "lease_seconds", "ray_address"
+)
 def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""
     from pipeline.job import load_model

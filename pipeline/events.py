@@ -42,6 +42,14 @@ class TileRetried:
 
 
 @dataclass(frozen=True)
+class SceneHeld:
+    """Another run has the scene, and may be dead; it is asked for again at the end."""
+
+    scene_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SceneFinished:
     """The end of one scene, whatever it was. `reason` is empty unless quarantined or skipped."""
 
@@ -59,5 +67,7 @@ class RunFinished:
     seconds: float
 
 
-Event = RunPlanned | SceneStarted | TileFinished | TileRetried | SceneFinished | RunFinished
+Event = (
+    RunPlanned | SceneStarted | TileFinished | TileRetried | SceneHeld | SceneFinished | RunFinished
+)
 Listener = Callable[[Event], None]

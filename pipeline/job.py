@@ -7,17 +7,19 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from model import CheckpointError, load_checkpoint
 from pipeline import events
-from pipeline.actors import ActorPool, Dispatcher, Handlers, Share, Work, ray_session
+from pipeline.actors import ActorPool, Admission, Dispatcher, Handlers, Share, Work, ray_session
 from pipeline.calibration import Calibration
+from pipeline.changes import check_unchanged
 from pipeline.errors import SceneError, UsageError
 from pipeline.events import Event, Listener
-from pipeline.plan import Model, Plan, SceneJob, ScenePlan, make_plan
+from pipeline.lease import LeaseLost, Leases
+from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.settings import RunSettings
@@ -53,7 +55,7 @@ class RunReport:
     started: str
     rows: list[SceneRow] = field(default_factory=list)
     seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)  # on the catalogue of the output
+    notes: list[str] = field(default_factory=list)  # on the output and its catalogue
 
     @property
     def exit_status(self) -> int:
@@ -111,6 +113,8 @@ class Run:
         run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.report = RunReport(run_id, started.isoformat(timespec="seconds"))
         self._rows: dict[str, SceneRow] = {}
+        self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
+        self._held: set[str] = set()
         self._left: dict[str, int] = {}
         self._clock: dict[str, float] = {}
 
@@ -211,28 +215,53 @@ class Run:
 
     def _process(self) -> None:
         handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
-        with ray_session(self._settings.ray_address):
+        with ray_session(self._settings.ray_address), self._leases:
+            if self._leases.note:
+                self.report.notes.append(self._leases.note)
             share = Share.of_cluster(self._settings.devices, self._settings.workers)
             pool = ActorPool(self._model.data, share, self._settings.precision)
-            dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts)
+            self._dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts, self._admit)
             for scene in self._plan.work:
-                self._queue(scene, dispatcher)
-            dispatcher.run()
+                assert scene.job is not None
+                self._dispatcher.add(replace(scene.job, holder=self._leases.token))
+            self._dispatcher.run()
             pool.close()
 
-    def _queue(self, scene: ScenePlan, dispatcher: Dispatcher) -> None:
-        job = scene.job
-        assert job is not None
+    def _admit(self, job: SceneJob) -> Admission:
+        """Take the scene's lease; what another run has done since the plan is not done again."""
+        try:
+            busy = self._leases.take(job.scene_id)
+            if busy is None:
+                return self._begin(job)
+        except Exception as error:
+            self._quarantine(job.scene_id, "output-failed", f"no lease: {describe(error)}")
+            return Admission("no")
+        if busy.alive:
+            self._end(job.scene_id, "skipped", busy.reason)
+            return Admission("no")
+        if job.scene_id not in self._held:
+            self._held.add(job.scene_id)
+            self._emit(events.SceneHeld(job.scene_id, busy.reason))
+        return Admission("later")
+
+    def _begin(self, job: SceneJob) -> Admission:
+        there = standing(job.store(), job.fingerprint)
+        if there.status == "published":
+            self._end(job.scene_id, "skipped", "published by another run meanwhile")
+            return Admission("no")
+        if there.status == "stale" and self._settings.stale == "keep":
+            self._end(job.scene_id, "skipped", KEPT)
+            return Admission("no")
         self._clock[job.scene_id] = time.monotonic()
-        self._left[job.scene_id] = len(job.grid) - len(scene.done)
-        if scene.status == "resume":
-            self._emit(events.SceneStarted(job.scene_id, len(job.grid), len(scene.done)))
-            if not self._left[job.scene_id]:
-                self._publish(job)
-                return
-            dispatcher.add(job, scene.done)
-        else:
-            dispatcher.add(job, None)
+        self._rows[job.scene_id].tiles_kept = len(there.done)
+        self._left[job.scene_id] = len(job.grid) - len(there.done)
+        if there.status != "resume":
+            return Admission("go")
+        self._emit(events.SceneStarted(job.scene_id, len(job.grid), len(there.done)))
+        if self._left[job.scene_id]:
+            return Admission("go", there.done)
+        self._publish(job)
+        return Admission("no")
 
     def _prepared(self, job: SceneJob, prepared: Prepared) -> None:
         self._clock[job.scene_id] = time.monotonic()
@@ -240,6 +269,10 @@ class Run:
         self._emit(events.SceneStarted(job.scene_id, len(job.grid), 0))
 
     def _tile_done(self, job: SceneJob, record: TileRecord) -> None:
+        lost = self._leases.lost(job.scene_id)
+        if lost:
+            self._give_up(job, lost)
+            return
         self._emit(
             events.TileFinished(
                 job.scene_id,
@@ -256,15 +289,31 @@ class Run:
         self._emit(events.TileRetried(work.job.scene_id, work.name, work.attempts, reason))
 
     def _failed(self, job: SceneJob, code: str, message: str) -> None:
+        try:
+            self._leases.keep(job.scene_id)
+        except LeaseLost as lost:  # what another run has is not set aside here
+            self._give_up(job, str(lost))
+            return
+        except Exception:  # the scene's own reason tells more than the store's silence
+            pass
         self._quarantine(job.scene_id, code, message)
+
+    def _give_up(self, job: SceneJob, reason: str) -> None:
+        self._dispatcher.drop(job.scene_id)
+        self._end(job.scene_id, "skipped", reason)
 
     def _publish(self, job: SceneJob) -> None:
         try:
             store = job.store()
+            self._check_source(job, store)
             records = store.ledger()
             facts = self._facts_of(job, store, records)
             self._check_consistency(job, facts["sr_archive"]["consistency"])
+            self._leases.keep(job.scene_id)
+            self._own_state(job, store)
             store.publish(facts, records)
+        except LeaseLost as lost:
+            self._give_up(job, str(lost))
         except SceneError as error:  # its tiles and ledger are kept, here and below
             self._quarantine(job.scene_id, error.code, error.message)
         except Exception as error:
@@ -272,6 +321,25 @@ class Run:
         else:
             self._aside.submit(self._draw, job.scene_id)
             self._end(job.scene_id, "published")
+
+    def _check_source(self, job: SceneJob, store: SceneStore) -> None:
+        """Drop what was made of a source that is no more, so that the next run starts anew."""
+        try:
+            check_unchanged(job, self._own_state(job, store))
+        except SceneError as error:
+            if error.code == "source-changed":
+                self._leases.keep(job.scene_id)
+                store.unpublish()
+            raise
+
+    def _own_state(self, job: SceneJob, store: SceneStore) -> dict[str, Any]:
+        """What was recorded of the scene, if it is still this run's."""
+        state = store.state()
+        if state is None:
+            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
+        if state.get("fingerprint") != job.fingerprint:
+            raise LeaseLost("another run has prepared it anew with other options or source")
+        return state
 
     def _facts_of(
         self, job: SceneJob, store: SceneStore, records: Mapping[str, TileRecord]
@@ -334,6 +402,7 @@ class Run:
         row.status, row.reason = status, reason
         if scene_id in self._clock:
             row.seconds = round(time.monotonic() - self._clock[scene_id], 2)
+        self._leases.release(scene_id)
         self._emit(events.SceneFinished(scene_id, status, reason))
 
 

@@ -34,6 +34,7 @@ from pipeline.spectral import in_model_bands, plan_bands
 from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore
 
+KEPT = "source, model or options changed since; kept as asked"
 _OPENERS = 8  # scenes opened at once while planning
 
 
@@ -81,6 +82,8 @@ class SceneJob:
     Attributes:
         bands: of the output.
         source_bands: of the source, which are more or fewer if it is resampled.
+        parts, listed: of `SceneRef`.
+        holder: token of the run that works on it, which must have its lease; empty asks for none.
     """
 
     scene_id: str
@@ -93,6 +96,9 @@ class SceneJob:
     bands: int
     code_version: str
     source_bands: int = 0
+    parts: tuple[str, ...] = ()
+    listed: bool = True
+    holder: str = ""
 
     def store(self) -> SceneStore:
         return SceneStore(self.output, self.scene_id)
@@ -104,6 +110,20 @@ class SceneJob:
 
 
 Status = Literal["new", "resume", "stale", "published", "kept", "quarantined"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an output holds of one scene: `new`, `resume`, `stale` or `published` of `ScenePlan`.
+
+    Attributes:
+        done: keys of finished tiles of the same fingerprint.
+        fingerprint: of what is published.
+    """
+
+    status: Status
+    done: frozenset[str] = frozenset()
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,32 +249,35 @@ def _own_id(scene_id: str, uri: str, error: SceneError) -> str:
     return f"{scene_id}.duplicate-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
+def standing(store: SceneStore, fingerprint: str) -> Standing:
+    """What the output holds of a scene now, seen from a run that would make that fingerprint."""
+    published = store.published()
+    if published is not None:
+        present = published.get("sr_archive", {}).get("fingerprint") or ""
+        return Standing("published" if present == fingerprint else "stale", fingerprint=present)
+    state = store.state()
+    if state is None or state.get("fingerprint") != fingerprint:
+        return Standing("new")
+    return Standing("resume", store.finished())
+
+
 def _plan_scene(
     ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions
 ) -> ScenePlan:
     fingerprint = fingerprint_of(ref, model, options)
     store = SceneStore(settings.output, ref.scene_id)
-    published = store.published()
-    stale = False
-    if published is not None:
-        present = published.get("sr_archive", {}).get("fingerprint")
-        if present == fingerprint:
-            return ScenePlan(ref.scene_id, ref.uri, "published", fingerprint=fingerprint)
-        if settings.stale == "keep":
-            note = "source, model or options changed since; kept as asked"
-            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present or "")
-        stale = True
+    there = standing(store, fingerprint)
+    if there.status == "published":
+        return ScenePlan(ref.scene_id, ref.uri, "published", fingerprint=fingerprint)
+    if there.status == "stale" and settings.stale == "keep":
+        return ScenePlan(ref.scene_id, ref.uri, "kept", note=KEPT, fingerprint=there.fingerprint)
     try:
         job, note = _open_job(ref, settings, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
-    if stale:
-        return ScenePlan(ref.scene_id, ref.uri, "stale", job, note=note, fingerprint=fingerprint)
-    state = store.state()
-    if state is None or state.get("fingerprint") != fingerprint:
-        return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note, fingerprint=fingerprint)
-    done = store.finished()
-    return ScenePlan(ref.scene_id, ref.uri, "resume", job, done, note, fingerprint=fingerprint)
+    return ScenePlan(
+        ref.scene_id, ref.uri, there.status, job, there.done, note, fingerprint=fingerprint
+    )
 
 
 def _open_job(
@@ -277,6 +300,8 @@ def _open_job(
         bands=len(good),
         code_version=code_version(),
         source_bands=source.sizes["band"],
+        parts=ref.parts,
+        listed=ref.listed,
     )
     return job, bands.note
 

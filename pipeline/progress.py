@@ -101,6 +101,8 @@ def message(event: Event) -> str | None:
             return f"{event.scene_id}: {event.tile}, attempt {event.attempt} failed: {event.reason}"
         case events.SceneFinished() if event.status == "quarantined":
             return f"{event.scene_id}: quarantined, {event.reason}"
+        case events.SceneHeld():
+            return f"{event.scene_id}: waiting for its lease, {event.reason}"
         case events.SceneFinished() if event.status == "published":
             return f"{event.scene_id}: published"
     return None

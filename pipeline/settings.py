@@ -88,6 +88,12 @@ class RunSettings(BaseSettings):
         "replace", description="A published scene whose source, model or options changed."
     )
     max_attempts: int = Field(3, ge=1, description="Tries per tile before its scene is set aside.")
+    lease_seconds: float = Field(
+        120.0,
+        ge=3,
+        le=3600,
+        description="How long a run that stopped without a word keeps its scenes from other runs.",
+    )
     ray_address: str | None = Field(None, description="Join this Ray cluster; default: start one.")
 
     @classmethod

@@ -3,6 +3,7 @@
     <output>/<scene_id>.zarr/                 the scene; its root metadata is written last
     <output>/_sr-archive/scenes/<scene_id>/   what resuming needs: plan, calibration, ledger
     <output>/_sr-archive/quarantine/<scene_id>.json
+    <output>/_sr-archive/leases/<scene_id>.json   which run works on it: `pipeline.lease`
     <output>/_sr-archive/runs/<run_id>.json
 
 Existence is decided by objects that are read, never by prefixes that seem to exist.

@@ -19,9 +19,11 @@ from model import Card, inference
 from model.checkpoint import unpack
 from pipeline.arrays import scene_template
 from pipeline.calibration import Calibration, calibrate
+from pipeline.changes import SOURCE_SEEN, check_as_planned
 from pipeline.encoding import ValueEncoding
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
+from pipeline.lease import is_holder
 from pipeline.masks import mask_pixels
 from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
@@ -75,8 +77,10 @@ class Worker:
         """Measure the scene's constants and create its output, replacing what was there.
 
         Raises:
-            SceneError: the scene cannot be processed; whatever was published stays as it was.
+            SceneError: the scene cannot be processed, is not the one that was planned, or another
+                run has it; whatever was published stays as it was.
         """
+        seen = check_as_planned(job)
         scene = _open(job, self._card)
         options = job.options
         calibration: Calibration = self._compute.submit(
@@ -94,8 +98,10 @@ class Worker:
         levels = output_levels(scene, job.grid, calibration, encoding)
         template = scene_template(levels, options.layout, encoding.to_xarray())
         store = job.store()
+        if not is_holder(job.output, job.scene_id, job.holder):
+            raise SceneError("output-failed", f"another run has the lease of {job.scene_id}")
         store.unpublish()
-        facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid)}
+        facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid), SOURCE_SEEN: seen}
         store.prepare(template, calibration.to_bytes(), facts)
         return Prepared(job.scene_id, calibration.bands.note)
 
@@ -103,13 +109,16 @@ class Worker:
         """Read, super-resolve and write one tile, then enter it in the ledger.
 
         Raises:
-            SceneError: the source cannot be read there.
+            SceneError: the source cannot be read there, or the output is another run's now.
         """
         context, output = self._open(job)
         started = time.perf_counter()
         values = read_tile(context, tile)
         read = time.perf_counter()
         content, spent = self._compute.submit(self._timed, context, values).result()
+        # A process that stood still may wake when the scene is another run's.
+        if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
+            raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
         record = write_tile(
             context, output, tile, content, read=round(read - started, 4), compute=spent
         )

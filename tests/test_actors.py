@@ -10,14 +10,22 @@ from pathlib import Path
 import pytest
 
 from pipeline import UsageError
-from pipeline.actors import ActorPool, Dispatcher, Failure, Handlers, Share, Work, ray_session
+from pipeline.actors import (
+    ActorPool,
+    Admission,
+    Dispatcher,
+    Failure,
+    Handlers,
+    Share,
+    Work,
+    ray_session,
+)
 from pipeline.grid import Tile, TileGrid
 from pipeline.plan import OutputOptions, SceneJob
-from pipeline.settings import RunSettings
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
-OPTIONS = OutputOptions.of(RunSettings.from_options({"source": "s", "output": "o", "tile": 8}))
+OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", (), False, "source", "sharded")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,9 +87,12 @@ def job(scene_id: str, folder: Path, size: int = 32) -> SceneJob:
 def dispatch(jobs: list[SceneJob], kept: dict[str, set[str]] | None = None) -> Journal:
     journal = Journal()
     pool = ActorPool(b"weights", Share("cpu", 2, 1.0, 0.0), actor=Moody)
-    dispatcher = Dispatcher(pool, journal.handlers(), max_attempts=3)
+    done = {name: frozenset(tiles) for name, tiles in (kept or {}).items()}
+    dispatcher = Dispatcher(
+        pool, journal.handlers(), 3, lambda job: Admission("go", done.get(job.scene_id))
+    )
     for each in jobs:
-        dispatcher.add(each, (kept or {}).get(each.scene_id))
+        dispatcher.add(each)
     dispatcher.run()
     pool.close()
     return journal

@@ -169,9 +169,7 @@ def _add_versions(scenes: list[_Scene], catalogue: Catalogue, present: Catalogue
         if version is None:
             unknown.append(scene)
         else:
-            catalogue.scenes.append(
-                SceneRef(scene.scene_id, scene.uri, scene.format, version, size)
-            )
+            catalogue.scenes.append(_reference(scene, version, size))
     parts = [_parts(scene) for scene in unknown]
     answers = iter(infos([url for urls in parts for url in urls]))
     for scene, urls in zip(unknown, parts, strict=True):
@@ -210,7 +208,12 @@ def _with_version(scene: _Scene, found: Mapping[str, Any]) -> SceneRef:
         version = f"sha256:{hashlib.sha256(chr(10).join(versions).encode()).hexdigest()[:32]}"
     size = sum(int(info.get("size") or 0) for info in there.values())
     counted = scene.bytes or (0 if scene.format == "zarr" else size)
-    return SceneRef(scene.scene_id, scene.uri, scene.format, version, counted)
+    return _reference(scene, version, counted)
+
+
+def _reference(scene: _Scene, version: str, size: int) -> SceneRef:
+    parts = () if scene.format == "zarr" else tuple(_parts(scene))
+    return SceneRef(scene.scene_id, scene.uri, scene.format, version, size, parts, listed=False)
 
 
 def _absent(scene: _Scene, error: Exception) -> SceneError:

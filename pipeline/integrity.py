@@ -17,9 +17,10 @@ from typing import Any, Literal
 from pipeline.arrays import ROOTS, WrittenObject, checksum, is_of_tile
 from pipeline.copies import Copies
 from pipeline.errors import SceneError
+from pipeline.inventory import scenes_of
 from pipeline.objects import array_of, decoded, grid_of, open_objects, tile_of
 from pipeline.storage import describe, redact
-from pipeline.store import LEDGER, SceneStore, TileRecord, records_of
+from pipeline.store import LEDGER, SceneStore, TileRecord, records_of, root_attributes
 
 Kind = Literal[
     "missing",  # an object is not there
@@ -72,12 +73,20 @@ class Recorded:
         records: of the ledger, or of its copy where the ledger is damaged.
         documents: metadata of arrays by key below the scene.
         tiles: keys of all tiles, in order; those of the ledger where the grid is not known.
+        attributes: of the root.
     """
 
     copies: Copies | None
     records: Mapping[str, TileRecord]
     documents: Mapping[str, bytes]
     tiles: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """How the scene was made (`pipeline.provenance`); empty where its root does not say."""
+        made = self.attributes.get("sr_archive")
+        return made if isinstance(made, dict) else {}
 
     @property
     def objects(self) -> dict[str, WrittenObject]:
@@ -88,6 +97,22 @@ class Recorded:
     def lacking(self) -> frozenset[str]:
         """Tiles without a record."""
         return frozenset(self.tiles) - self.records.keys()
+
+
+def scenes_to_verify(output: str) -> dict[str, str]:
+    """Fingerprints by id of all scenes that are published, or were until their root was lost.
+
+    Raises:
+        UsageError: the output holds no state of this product.
+    """
+    found = {}
+    for entry in scenes_of(output):
+        store = SceneStore(output, entry.scene_id)
+        if entry.status == "published":
+            found[entry.scene_id] = entry.fingerprint
+        elif store.was_published():
+            found[entry.scene_id] = str((store.state() or {}).get("fingerprint", ""))
+    return found
 
 
 def repair_command(store: SceneStore, *options: str) -> str:
@@ -107,7 +132,8 @@ def read_records(store: SceneStore) -> tuple[Recorded, list[Fault]]:
         tiles = tuple(f"{row}.{column}" for row in range(rows) for column in range(columns))
     except Exception:  # metadata may say anything, and is reported where it is compared
         tiles = tuple(sorted(records))
-    found = Recorded(copies, records, documents, tiles)
+    attributes = root_attributes(documents.get) or {}
+    found = Recorded(copies, records, documents, tiles, attributes)
     if records:
         for tile in filter(found.lacking.__contains__, tiles):
             command = repair_command(store, "--tile", tile)
@@ -220,9 +246,7 @@ def _tile_fault(store: SceneStore, kind: Kind, key: str, message: str) -> Fault:
     return Fault(kind, message, repair_command(store, "--tile", tile), key, tile)
 
 
-def _deep_faults(
-    store: SceneStore, recorded: Recorded, present: Mapping[str, int]
-) -> list[Fault]:
+def _deep_faults(store: SceneStore, recorded: Recorded, present: Mapping[str, int]) -> list[Fault]:
     """Of the objects that tiles wrote and that have the right size."""
     expected = recorded.objects
     keys = [
@@ -253,7 +277,7 @@ def _undecodable(
     try:
         array = open_objects(documents, array_of(key), {key: data})
         for _ in decoded(array, key):
-            pass
+            continue
     except Exception as error:  # a codec may raise anything
         said = f"{key} cannot be decoded: {describe(error)}"
         return _tile_fault(store, "undecodable", key, said)

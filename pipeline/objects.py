@@ -47,9 +47,7 @@ def open_objects(
     """
     buffer = default_buffer_prototype().buffer.from_bytes
     members = {
-        key: buffer(documents[f"{name}/{key}"])
-        for key in DOCUMENTS
-        if f"{name}/{key}" in documents
+        key: buffer(documents[f"{name}/{key}"]) for key in DOCUMENTS if f"{name}/{key}" in documents
     }
     if not members:
         raise ValueError(f"no metadata of the array {name}")
@@ -59,8 +57,11 @@ def open_objects(
     return zarr.open_array(MemoryStore(members), mode="r")
 
 
-def decoded(array: zarr.Array[Any], key: str) -> Iterator[NDArray[Any]]:
+def decoded(array: zarr.Array[Any], key: str) -> Iterator[tuple[int, NDArray[Any]]]:
     """One object's content, chunk by chunk, so that only one is decoded at a time.
+
+    Yields:
+        The chunk's first index along the array's first axis, and its content.
 
     Raises:
         whatever a codec raises where the bytes are not what it wrote.
@@ -74,7 +75,10 @@ def decoded(array: zarr.Array[Any], key: str) -> Iterator[NDArray[Any]]:
     if not all(spans):
         raise ValueError("it lies outside the array")
     for corner in product(*spans):
-        yield array[tuple(slice(at, at + n) for at, n in zip(corner, array.chunks, strict=True))]
+        yield (
+            corner[0],
+            array[tuple(slice(at, at + n) for at, n in zip(corner, array.chunks, strict=True))],
+        )
 
 
 def grid_of(documents: Mapping[str, bytes]) -> tuple[int, int]:

@@ -246,7 +246,7 @@ def _plan_scene(
             return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present or "")
         stale = True
     try:
-        job, note = _open_job(ref, settings, model, options, fingerprint)
+        job, note = open_job(ref, settings.output, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
     if stale:
@@ -258,10 +258,14 @@ def _plan_scene(
     return ScenePlan(ref.scene_id, ref.uri, "resume", job, done, note, fingerprint=fingerprint)
 
 
-def _open_job(
-    ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions, fingerprint: str
+def open_job(
+    ref: SceneRef, output: str, model: Model, options: OutputOptions, fingerprint: str
 ) -> tuple[SceneJob, str]:
-    """The job of a scene and the note of its band plan, from metadata alone."""
+    """The job of a scene and the note of its band plan, from metadata alone.
+
+    Raises:
+        SceneError: the scene cannot be opened, or not be processed with these options.
+    """
     source = open_scene(ref.uri)
     scene = in_model_bands(source, model.card, options.bands)
     good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
@@ -272,7 +276,7 @@ def _open_job(
         uri=ref.uri,
         version=ref.version,
         fingerprint=fingerprint,
-        output=settings.output,
+        output=output,
         options=options,
         grid=grid,
         bands=len(good),

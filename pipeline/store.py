@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -85,17 +85,7 @@ class SceneStore:
 
         A scene whose root document no reader can parse is not published.
         """
-        for roots in ROOTS.values():
-            marker = read_if_present(self._fs, join(self.path, roots[-1]))
-            if marker is None:
-                continue
-            try:
-                inside = json.loads(marker).get("attributes")
-                beside = inside or json.loads(self._fs.cat_file(join(self.path, ".zattrs")))
-                return dict(beside)
-            except (ValueError, TypeError, AttributeError, FileNotFoundError):
-                return None
-        return None
+        return root_attributes(self.read_if_present)
 
     def was_published(self) -> bool:
         """Whether it is, or was until its root documents were lost; not while a run publishes."""
@@ -289,6 +279,19 @@ class SceneStore:
     def _remove(self, path: str) -> None:
         if self._find(path):
             self._fs.rm(path, recursive=True)
+
+
+def root_attributes(read: Callable[[str], bytes | None]) -> dict[str, Any] | None:
+    """The root attributes in the documents of a scene; None where no reader could parse them."""
+    for roots in ROOTS.values():
+        marker = read(roots[-1])
+        if marker is None:
+            continue
+        try:
+            return dict(json.loads(marker).get("attributes") or json.loads(read(".zattrs") or b""))
+        except (ValueError, TypeError, AttributeError):
+            return None
+    return None
 
 
 def records_of(entries: Iterable[dict[str, Any]]) -> dict[str, TileRecord]:

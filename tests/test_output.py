@@ -12,7 +12,7 @@ import xarray as xr
 
 from pipeline.actors import ray_session
 from pipeline.grid import Window
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.masks import STATUS
 from pipeline.overviews import halve
 from pipeline.store import SceneStore

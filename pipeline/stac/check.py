@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipeline.errors import SceneError
@@ -16,7 +16,9 @@ from pipeline.storage import join, open_filesystem, read_if_present, redact
 _BATCH = 256
 
 
-def verify_catalogue(output: str, published: Mapping[str, str], *, deep: bool = False) -> list[Fault]:
+def verify_catalogue(
+    output: str, published: Mapping[str, str], *, deep: bool = False
+) -> list[Fault]:
     """Compare an output's catalogue with its published scenes; none if all is well.
 
     Args:
@@ -27,20 +29,31 @@ def verify_catalogue(output: str, published: Mapping[str, str], *, deep: bool = 
     filesystem, root = open_filesystem(join(output, FOLDER))
     filesystem.invalidate_cache()
     update = shlex.join(("sr-archive", "catalogue", redact(output)))
-    faults = [
-        Fault("catalogue", message, update) for message in _table_faults(filesystem, root, published)
+    broken = _table_faults(filesystem, root, published)
+    known: dict[str, str | None] = {} if broken else catalogued(output)
+    names = [] if broken else sorted(published.keys() | known.keys())
+    entries = [_entry_fault(name, published, known) for name in names]
+    items = _item_faults(filesystem, root, published, known, deep=deep)
+    return [
+        Fault("catalogue", message, command)
+        for messages, command in (
+            (broken, update),
+            (filter(None, entries), update),
+            (items, f"{update} --rebuild"),
+        )
+        for message in messages
     ]
-    known: dict[str, str | None] = {} if faults else catalogued(output)
-    if published and not faults:
-        for name in sorted(published.keys() | known.keys()):
-            if message := _entry_fault(name, published, known):
-                faults.append(Fault("catalogue", message, update))
-    listed = {} if faults else known  # an update that is due writes its items anyway
-    faults += [
-        Fault("catalogue", message, f"{update} --rebuild")
-        for message in _item_faults(filesystem, root, listed, deep=deep)
-    ]
-    return faults
+
+
+def remove_foreign_items(output: str, published: Collection[str]) -> list[str]:
+    """Remove the items of scenes that are not published; return a line for each."""
+    filesystem, root = open_filesystem(join(output, FOLDER))
+    filesystem.invalidate_cache()
+    there = _items(filesystem, root)
+    foreign = sorted(there.keys() - set(published))
+    for name in foreign:
+        filesystem.rm_file(there[name])
+    return [f"removed {FOLDER}/items/{name}.json: no such scene is published" for name in foreign]
 
 
 def _table_faults(filesystem: Any, root: str, published: Mapping[str, str]) -> list[str]:
@@ -74,18 +87,21 @@ def _entry_fault(
 
 
 def _item_faults(
-    filesystem: Any, root: str, known: Mapping[str, str | None], *, deep: bool
+    filesystem: Any,
+    root: str,
+    published: Mapping[str, str],
+    known: Mapping[str, str | None],
+    *,
+    deep: bool,
 ) -> list[str]:
-    folder = join(root, "items")
-    try:
-        paths = [path for path in filesystem.ls(folder, detail=False) if path.endswith(".json")]
-    except FileNotFoundError:
-        paths = []
-    there = {path.rsplit("/", 1)[-1].removesuffix(".json"): path for path in paths}
-    faults = [f"missing {FOLDER}/items/{name}.json" for name in sorted(known.keys() - there.keys())]
-    faults += [f"foreign {FOLDER}/items/{name}.json" for name in sorted(there.keys() - known.keys())]
+    """Of the items whose entries are right; an update writes the others anyway."""
+    there = _items(filesystem, root)
+    right = {name for name in known if known[name] == published.get(name)}
+    faults = [f"missing {FOLDER}/items/{name}.json" for name in sorted(right - there.keys())]
+    foreign = there.keys() - known.keys() - published.keys()
+    faults += [f"foreign {FOLDER}/items/{name}.json" for name in sorted(foreign)]
     if deep:
-        names = sorted(there.keys() & known.keys())
+        names = sorted(there.keys() & right)
         for start in range(0, len(names), _BATCH):
             part = names[start : start + _BATCH]
             found = filesystem.cat([there[name] for name in part], on_error="return")
@@ -97,9 +113,18 @@ def _item_faults(
     return faults
 
 
+def _items(filesystem: Any, root: str) -> dict[str, str]:
+    """Paths of item documents by the id that their name tells."""
+    try:
+        paths = [p for p in filesystem.ls(join(root, "items"), detail=False) if p.endswith(".json")]
+    except FileNotFoundError:
+        return {}
+    return {path.rsplit("/", 1)[-1].removesuffix(".json"): path for path in paths}
+
+
 def _is_item(data: Any, name: str, fingerprint: str | None) -> bool:
     try:
         item = json.loads(data)
-        return item["id"] == name and item["properties"].get("sr:fingerprint") == fingerprint
+        return bool((item["id"], item["properties"].get("sr:fingerprint")) == (name, fingerprint))
     except (ValueError, TypeError, KeyError, AttributeError):
         return False

@@ -2,7 +2,7 @@
 
 Two depths. The fast one lists the scene and reads its root documents and its state: it finds what
 is missing, foreign or of another size. The deep one reads every object once, compares it with the
-ledger's CRC-32C (or with the copy) and decodes it chunk by chunk: it finds any changed byte.
+ledger's checksums (or with the copy) and decodes it chunk by chunk: it finds any changed byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.arrays import ROOTS, WrittenObject, checksum, is_of_tile
+from pipeline.arrays import ROOTS, WrittenObject, is_of_tile
 from pipeline.copies import Copies
 from pipeline.errors import SceneError
 from pipeline.inventory import scenes_of
@@ -262,8 +262,8 @@ def _deep_faults(store: SceneStore, recorded: Recorded, present: Mapping[str, in
         except Exception as error:  # whatever the store raises
             return _tile_fault(store, "unreadable", key, f"cannot read {key}: {describe(error)}")
         item = expected.get(key)
-        if item is not None and checksum(data) != item.crc32c:
-            said = f"checksum of {key} differs from the ledger's {item.crc32c}"
+        if item is not None and not item.is_of(data):
+            said = f"checksum of {key} differs from the ledger's"
             return _tile_fault(store, "checksum", key, said)
         return _undecodable(store, recorded.documents, key, data)
 

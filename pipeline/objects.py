@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
@@ -75,10 +76,8 @@ def decoded(array: zarr.Array[Any], key: str) -> Iterator[tuple[int, NDArray[Any
     if not all(spans):
         raise ValueError("it lies outside the array")
     for corner in product(*spans):
-        yield (
-            corner[0],
-            array[tuple(slice(at, at + n) for at, n in zip(corner, array.chunks, strict=True))],
-        )
+        part = tuple(slice(at, at + n) for at, n in zip(corner, array.chunks, strict=True))
+        yield corner[0], np.asarray(array[part])
 
 
 def grid_of(documents: Mapping[str, bytes]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import xarray as xr
 
-from pipeline.arrays import checksum, is_of_group, root_last
+from pipeline.arrays import is_of_group, root_last
 from pipeline.copies import Copies
 from pipeline.difference import ArrayDifference, compare_objects
 from pipeline.errors import SceneError, UsageError
@@ -308,10 +308,12 @@ class _Repair:
         """Write a tile's objects if they are what the ledger tells, or that is accepted."""
         stored, known = _stored(self._store, objects), records.get(tile)
         if known is not None:
-            expected = {item.key: item.crc32c for item in known.objects}
-        else:
-            expected = {key: checksum(data) for key, data in stored.items()}
-        same = expected == {item.key: item.crc32c for item in record.objects}
+            expected = {item.key: item for item in known.objects}
+            same = expected.keys() == objects.keys() and all(
+                expected[key].is_of(data) for key, data in objects.items()
+            )
+        else:  # what is stored is the only witness
+            same = bool(stored) and all(stored[key] == objects[key] for key in stored)
         if not same and not self._request.accept:
             return self._done(f"tile {tile}", "differs", self._by_how_much(record, objects, stored))
         changed = [key for key in objects if stored.get(key) != objects[key]]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import google_crc32c
 import numpy as np
 import pytest
 import xarray as xr
@@ -21,7 +22,7 @@ from typer.testing import CliRunner, Result
 from infra.local_s3 import LocalS3
 from model import load_checkpoint
 from pipeline import cli
-from pipeline.arrays import checksum
+from pipeline.arrays import WrittenObject
 from pipeline.calibration import Calibration
 from pipeline.copies import Copies
 from pipeline.errors import SceneError
@@ -328,8 +329,8 @@ def test_neither_ledger_nor_copies_every_tile_is_computed_again(output: Path) ->
 
 
 def test_a_root_is_not_restored_while_tiles_are_missing(output: Path) -> None:
-    root(output).unlink()
     shard(output).unlink()
+    root(output).unlink()
     result = run("repair", output, "--metadata")
     assert result.exit_code == 3 and "missing" in result.output
     assert SceneStore(str(output), SCENE).published() is None
@@ -344,8 +345,7 @@ def change(output: Path, off: int) -> None:
     array[3, 70:80, 130:140] += off
     records = store.ledger()
     objects = tuple(
-        replace(item, bytes=len(store.read(item.key)), crc32c=checksum(store.read(item.key)))
-        for item in records["1.2"].objects
+        WrittenObject.of(item.key, store.read(item.key)) for item in records["1.2"].objects
     )
     records["1.2"] = replace(records["1.2"], objects=objects)
     copies = store.copies()
@@ -371,12 +371,24 @@ def test_replay_says_by_how_much_a_tile_differs(output: Path, off: int, status: 
     assert run("replay", output, "--scene", SCENE, "--tile", "1.2").exit_code == status
 
 
+def test_the_ledger_tells_two_sound_shards_apart(tmp_path: Path) -> None:
+    """Both end in the CRC-32C of what they hold, so CRC-32C over all of either is the same."""
+    one, two = (
+        data + google_crc32c.value(data).to_bytes(4, "little")
+        for data in (b"one chunk", b"a chunky.")
+    )
+    first, second = WrittenObject.of("key", one), WrittenObject.of("key", two)
+    assert first.crc32c == second.crc32c and not first.is_of(two)
+    assert replace(first, sha256="").is_of(one)  # of an earlier version
+
+
 def test_what_differs_is_written_only_if_accepted(output: Path) -> None:
     original = content(output)
     change(output, 7)
     changed = content(output)
     result = run("repair", output, "--scene", SCENE, "--tile", "1.2")
-    assert result.exit_code == 3 and "7 counts" in result.output and "differs" in result.output
+    assert result.exit_code == 3, result.output
+    assert "7 counts" in result.output and "differs" in result.output
     assert content(output) == changed
     accepted = run("repair", output, "--scene", SCENE, "--tile", "1.2", "--accept")
     assert accepted.exit_code == 0 and "accepted" in accepted.output
@@ -444,8 +456,8 @@ def test_options_of_an_older_record() -> None:
     assert recorded_options({"options": {**old, "mask": ["cloud"]}}).mask == ("cloud",)
     with pytest.raises(SceneError, match="lacks: hue"):
         recorded_options({"options": {**old, "hue": 1}})
-    with pytest.raises(SceneError, match="lacks the options tile"):
-        recorded_options({"options": {"bands": "auto"}})
+    with pytest.raises(SceneError, match="lacks the options layout, tile"):
+        recorded_options({"options": {k: old[k] for k in old if k not in ("tile", "layout")}})
     with pytest.raises(SceneError, match="recorded option layout"):
         recorded_options({"options": {**old, "layout": "round"}})
 
@@ -461,7 +473,7 @@ def test_on_s3(s3: LocalS3, source: Path, model: Path, monkeypatch: pytest.Monke
 
     def bytes_there() -> dict[str, bytes]:
         files.invalidate_cache()
-        return dict(files.cat(f"{store.url}/", recursive=True))
+        return {path: files.cat_file(path) for path in files.find(store.url)}
 
     before = bytes_there()
     store.put("reflectance/c/0/1/2", b"cut")

@@ -36,6 +36,7 @@ _TILED = re.compile(
 )
 MAX_CHUNK = 128  # pixels along a chunk's side
 _PLAIN_BANDS = 16  # bands of a chunk in the plain layout
+_Bytes = bytes  # where a field of that name hides the type
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class WrittenObject:
     sha256: str = ""
 
     @classmethod
-    def of(cls, key: str, data: bytes) -> WrittenObject:
+    def of(cls, key: str, data: _Bytes) -> WrittenObject:
         return cls(key, len(data), checksum(data), hashlib.sha256(data).hexdigest())
 
-    def is_of(self, data: bytes) -> bool:
+    def is_of(self, data: _Bytes) -> bool:
         """Whether these are the bytes that were written."""
         same = len(data) == self.bytes and checksum(data) == self.crc32c
         return same and self.sha256 in ("", hashlib.sha256(data).hexdigest())

@@ -343,6 +343,11 @@ def change(output: Path, off: int) -> None:
     store = SceneStore(str(output), SCENE)
     array = zarr.open_array(output / f"{SCENE}.zarr" / "reflectance", mode="r+")
     array[3, 70:80, 130:140] += off
+    record_again(store)
+
+
+def record_again(store: SceneStore) -> None:
+    """Make the ledger and its copy say that what lies there is tile 1.2."""
     records = store.ledger()
     objects = tuple(
         WrittenObject.of(item.key, store.read(item.key)) for item in records["1.2"].objects
@@ -352,6 +357,18 @@ def change(output: Path, off: int) -> None:
     assert copies is not None
     store.keep(Copies(copies.scene, {**copies.state, "ledger.json": ledger_bytes(records)}))
     store.put_state("ledger.json", ledger_bytes(records))
+
+
+def test_what_was_recorded_and_cannot_be_decoded_is_a_fault(output: Path) -> None:
+    shard(output).write_bytes(shard(output).read_bytes()[:-100])
+    record_again(SceneStore(str(output), SCENE))
+    assert found(output, deep=False) == []
+    [fault] = found(output, deep=True)
+    assert (fault.kind, fault.tile) == ("undecodable", "1.2")
+    refused = run("repair", output, "--scene", SCENE, "--tile", "1.2")
+    assert refused.exit_code == 3 and "nothing that can be read" not in refused.output
+    assert run("repair", output, "--scene", SCENE, "--tile", "1.2", "--accept").exit_code == 0
+    assert found(output, deep=True) == []
 
 
 @pytest.mark.parametrize(("off", "status"), [(0, 0), (1, 0), (7, 3)])

@@ -17,7 +17,8 @@ from pipeline.storage import redact
 if TYPE_CHECKING:  # they load torch
     from pipeline.integrity import Fault
     from pipeline.recompute import Source
-    from pipeline.repair import Outcome, Replay
+    from pipeline.repair import Outcome
+    from pipeline.replay import Replay
 
 app = typer.Typer()
 
@@ -146,7 +147,7 @@ def replay(
 
     Exit status 3 if it differs by more than rounding, or cannot be computed again.
     """
-    from pipeline.repair import replay_tile
+    from pipeline.replay import replay_tile
 
     try:
         result = replay_tile(output, scene, tile, _source(output, model, source))

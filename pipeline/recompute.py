@@ -7,8 +7,9 @@ store by the same worker that a run uses, so its objects are byte for byte what 
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.calibration import Calibration
 from pipeline.catalog import SceneRef, list_scenes
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Tile
-from pipeline.integrity import Recorded
+from pipeline.integrity import Recorded, scenes_to_verify
 from pipeline.objects import DOCUMENTS
 from pipeline.plan import Model, OutputOptions, SceneJob, code_version, open_job
 from pipeline.settings import Precision
@@ -37,6 +38,7 @@ _BEFORE: dict[str, Any] = {
     "outside": "fill",
     "tolerance": None,
 }
+_TILE = re.compile(r"\d{1,9}\.\d{1,9}")
 _STATED = ("multihash:", "updated:")  # versions that a STAC item states, not a store
 
 
@@ -145,6 +147,36 @@ def _source_of(scene_id: str, made: Mapping[str, Any], source: Source) -> SceneR
 
 def _not_repeatable(message: str) -> SceneError:
     return SceneError("not-repeatable", message)
+
+
+def chosen_scenes(output: str, scenes: Sequence[str]) -> list[str]:
+    """The named scenes, or all that are published, in order of ids.
+
+    Raises:
+        UsageError: one is not published.
+    """
+    there = scenes_to_verify(output)
+    if unknown := sorted(set(scenes) - there.keys()):
+        raise UsageError(f"--scene: not published in {redact(output)}: {', '.join(unknown)}")
+    return [scene_id for scene_id in there if not scenes or scene_id in scenes]
+
+
+def check_tiles(tiles: Iterable[str], recorded: Recorded) -> None:
+    """Fail if a tile is none of the scene's.
+
+    Raises:
+        UsageError: it is not.
+    """
+    for tile in tiles:
+        if not _TILE.fullmatch(tile) or tile not in recorded.tiles:
+            last = recorded.tiles[-1] if recorded.tiles else "none"
+            raise UsageError(f"--tile {tile}: the scene has tiles ROW.COLUMN from 0.0 to {last}")
+
+
+def stored_objects(store: SceneStore, keys: Iterable[str]) -> dict[str, bytes]:
+    """Those of the objects that are there."""
+    found = {key: store.read_if_present(key) for key in keys}
+    return {key: data for key, data in found.items() if data is not None}
 
 
 class Recomputer:

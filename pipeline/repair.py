@@ -1,4 +1,4 @@
-"""Mend what `pipeline.integrity` finds, and prove stored tiles by computing them again.
+"""Mend what `pipeline.integrity` finds.
 
 The scene stays visible: each object is replaced in one write, a tile's by the bytes that its ledger
 tells. Only `accept` writes anything else. Every change is noted in the scene's state, in
@@ -8,9 +8,8 @@ tells. Only `accept` writes anything else. Every change is noted in the scene's 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
@@ -19,24 +18,28 @@ import xarray as xr
 
 from pipeline.arrays import is_of_group, root_last
 from pipeline.copies import Copies
-from pipeline.difference import ArrayDifference, compare_objects
+from pipeline.difference import compare_objects
 from pipeline.errors import SceneError, UsageError
 from pipeline.integrity import (
     Fault,
-    Recorded,
     read_records,
     repair_command,
-    scenes_to_verify,
     verify_scene,
 )
 from pipeline.plan import Model
 from pipeline.provenance import package_versions
-from pipeline.recompute import Recomputer, Source, recorded_job
-from pipeline.storage import describe, redact
+from pipeline.recompute import (
+    Recomputer,
+    Source,
+    check_tiles,
+    chosen_scenes,
+    recorded_job,
+    stored_objects,
+)
+from pipeline.storage import describe
 from pipeline.store import LEDGER, SceneStore, TileRecord, ledger_bytes
 
 _JOURNAL = "repairs.json"
-_TILE = re.compile(r"\d{1,9}\.\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -82,30 +85,6 @@ class Outcome:
         return self.status in ("differs", "refused")
 
 
-@dataclass
-class Replay:
-    """A stored tile beside the same tile computed again.
-
-    Attributes:
-        identical: all objects have the same bytes.
-        device, precision: of the new computation.
-        recorded: device and precision of the stored one.
-        arrays: by how much decoded contents differ.
-    """
-
-    scene_id: str
-    tile: str
-    identical: bool
-    device: str
-    precision: str
-    recorded: str
-    arrays: list[ArrayDifference] = field(default_factory=list)
-
-    @property
-    def within_rounding(self) -> bool:
-        return all(array.within_rounding for array in self.arrays)
-
-
 def repair(
     output: str, scenes: Sequence[str], request: Request, source: Source
 ) -> Iterator[Outcome]:
@@ -120,7 +99,7 @@ def repair(
     Raises:
         UsageError: a scene or tile that is not there, or a checkpoint that cannot be used.
     """
-    chosen = _chosen(output, scenes)
+    chosen = chosen_scenes(output, scenes)
     if request.tiles and len(scenes) != 1:
         raise UsageError("--tile needs exactly one --scene")
     model = cache(source.load_model)
@@ -129,56 +108,6 @@ def repair(
             yield from _Repair(SceneStore(output, scene_id), request, source, model).run()
         except SceneError as error:
             yield Outcome(scene_id, "scene", "refused", str(error))
-
-
-def replay_tile(output: str, scene_id: str, tile: str, source: Source) -> Replay:
-    """Compute one stored tile again and compare; nothing is written to the output.
-
-    Raises:
-        SceneError: what made the scene is not here now, or the stored tile cannot be read.
-        UsageError: a scene or tile that is not there, or a checkpoint that cannot be used.
-    """
-    [scene_id] = _chosen(output, [scene_id])
-    store = SceneStore(output, scene_id)
-    recorded, _ = read_records(store)
-    _check_tiles([tile], recorded)
-    model = source.load_model()
-    job = recorded_job(store, recorded.made, model, source)
-    with Recomputer(store, recorded, job, model) as recomputer:
-        record, made = recomputer.tile(tile)
-    stored = _stored(store, made)
-    if absent := sorted(made.keys() - stored.keys()):
-        command = repair_command(store, "--tile", tile)
-        raise SceneError("unreadable", f"{absent[0]} is not there: {command}")
-    known = recorded.records.get(tile)
-    how = ", ".join((known.device, known.precision)) if known else ""
-    try:
-        arrays = compare_objects(recorded.documents, stored, made, record.precision)
-    except Exception as error:  # a codec may raise anything
-        raise SceneError(
-            "unreadable", f"tile {tile} cannot be decoded: {describe(error)}"
-        ) from error
-    same = stored == made
-    return Replay(scene_id, tile, same, record.device, record.precision, how, arrays)
-
-
-def _chosen(output: str, scenes: Sequence[str]) -> list[str]:
-    there = scenes_to_verify(output)
-    if unknown := sorted(set(scenes) - there.keys()):
-        raise UsageError(f"--scene: not published in {redact(output)}: {', '.join(unknown)}")
-    return [scene_id for scene_id in there if not scenes or scene_id in scenes]
-
-
-def _check_tiles(tiles: Iterable[str], recorded: Recorded) -> None:
-    for tile in tiles:
-        if not _TILE.fullmatch(tile) or tile not in recorded.tiles:
-            last = recorded.tiles[-1] if recorded.tiles else "none"
-            raise UsageError(f"--tile {tile}: the scene has tiles ROW.COLUMN from 0.0 to {last}")
-
-
-def _stored(store: SceneStore, keys: Iterable[str]) -> dict[str, bytes]:
-    found = {key: store.read_if_present(key) for key in keys}
-    return {key: data for key, data in found.items() if data is not None}
 
 
 class _Repair:
@@ -193,7 +122,7 @@ class _Repair:
     ) -> None:
         self._store, self._request, self._source, self._model = store, request, source, model
         self._recorded, _ = read_records(store)
-        _check_tiles(request.tiles, self._recorded)
+        check_tiles(request.tiles, self._recorded)
         self._notes: list[dict[str, Any]] = []
 
     def run(self) -> Iterator[Outcome]:
@@ -306,7 +235,7 @@ class _Repair:
         records: dict[str, TileRecord],
     ) -> Outcome:
         """Write a tile's objects if they are what the ledger tells, or that is accepted."""
-        stored, known = _stored(self._store, objects), records.get(tile)
+        stored, known = stored_objects(self._store, objects), records.get(tile)
         if known is not None:
             expected = {item.key: item for item in known.objects}
             same = expected.keys() == objects.keys() and all(

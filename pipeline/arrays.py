@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -35,15 +36,31 @@ _TILED = re.compile(
 )
 MAX_CHUNK = 128  # pixels along a chunk's side
 _PLAIN_BANDS = 16  # bands of a chunk in the plain layout
+_Bytes = bytes  # where a field of that name hides the type
 
 
 @dataclass(frozen=True)
 class WrittenObject:
-    """One object of the store: key below the scene, size, CRC-32C of its bytes."""
+    """One object of the store: key below the scene, size, CRC-32C and SHA-256 of its bytes.
+
+    A CRC-32C over bytes that end in their own CRC-32C, as a shard's chunks do, depends on their
+    number alone. So it finds damage, and does not tell one sound shard from another: the SHA-256
+    does. Records of earlier versions lack it.
+    """
 
     key: str
     bytes: int
     crc32c: str
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, key: str, data: _Bytes) -> WrittenObject:
+        return cls(key, len(data), checksum(data), hashlib.sha256(data).hexdigest())
+
+    def is_of(self, data: _Bytes) -> bool:
+        """Whether these are the bytes that were written."""
+        same = len(data) == self.bytes and checksum(data) == self.crc32c
+        return same and self.sha256 in ("", hashlib.sha256(data).hexdigest())
 
 
 class _RecordingStore(WrapperStore[Store]):
@@ -57,7 +74,7 @@ class _RecordingStore(WrapperStore[Store]):
     async def set(self, key: str, value: Buffer) -> None:
         data = value.to_bytes()
         await super().set(key, value)
-        self.written[key] = WrittenObject(f"{self._name}/{key}", len(data), checksum(data))
+        self.written[key] = WrittenObject.of(f"{self._name}/{key}", data)
 
 
 def is_of_group(key: str) -> bool:

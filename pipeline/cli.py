@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from pipeline import cli_integrity
 from pipeline.catalog import Reconciliation, list_scenes
+from pipeline.console import INTERRUPTED, USAGE, Output
+from pipeline.console import err as _err
+from pipeline.console import out as _out
+from pipeline.console import print_json as _print_json
+from pipeline.console import print_table as _table
 from pipeline.errors import UsageError
 from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
@@ -23,42 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_LOG_WIDTH = 200  # columns of a table where no terminal says how wide it is
-
-
-def _console(*, stderr: bool) -> Console:
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else _LOG_WIDTH)
-
-
-_out = _console(stderr=False)
-_err = _console(stderr=True)
-
-QUARANTINED = 3
-USAGE = 2
-INTERRUPTED = 130
+app.add_typer(cli_integrity.app)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
-Output = Annotated[str, typer.Argument(help="Folder or bucket prefix of the results.")]
-
-
 Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]
 Exclude = Annotated[list[str] | None, typer.Option(help=describe_option("exclude"))]
 Asset = Annotated[str | None, typer.Option(help=describe_option("asset"))]
 Bucket = Annotated[str | None, typer.Option(help="Folder or prefix to compare a STAC source with.")]
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-def _table(rows: list[dict[str, Any]], title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ["nothing"]:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    _out.print(table, markup=False)
 
 
 @app.command()
@@ -222,13 +195,16 @@ def catalogue(
     """Make the STAC catalogue of OUTPUT agree with its published scenes."""
     from pipeline.inventory import scenes_of
     from pipeline.stac.catalogue import catalogued, rebuild_catalogue
+    from pipeline.stac.check import remove_foreign_items
     from pipeline.stac.publication import bring_up_to_date
 
     found = scenes_of(output)
     published = {
         entry.scene_id: entry.fingerprint for entry in found if entry.status == "published"
     }
-    notes = rebuild_catalogue(output).notes if rebuild else []
+    notes = []
+    if rebuild:
+        notes = remove_foreign_items(output, published) + rebuild_catalogue(output).notes
     report = bring_up_to_date(output, published, catalogued(output).keys() - published.keys())
     report.notes += notes
     if as_json:
@@ -240,39 +216,6 @@ def catalogue(
         f"{report.items} items: {len(report.written)} written, {len(report.removed)} removed",
         markup=False,
     )
-
-
-@app.command()
-def verify(
-    output: Output,
-    scene: Annotated[list[str] | None, typer.Option(help="Only these scene ids.")] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read all bytes, compare checksums.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare the published scenes of OUTPUT with their ledgers. Exit status 3 on any fault."""
-    from pipeline.inventory import scenes_of, verify_scene
-    from pipeline.store import SceneStore
-
-    published = [entry.scene_id for entry in scenes_of(output) if entry.status == "published"]
-    unknown = sorted(set(scene or []) - set(published))
-    if unknown:
-        raise UsageError(f"--scene: not published in {redact(output)}: {', '.join(unknown)}")
-    faults = {
-        scene_id: verify_scene(SceneStore(output, scene_id), deep=deep)
-        for scene_id in published
-        if not scene or scene_id in scene
-    }
-    if as_json:
-        _print_json(faults)
-    else:
-        rows = [
-            {"scene_id": scene_id, "faults": "; ".join(found) or "none"}
-            for scene_id, found in faults.items()
-        ]
-        _table(rows, f"{redact(output)}: {len(rows)} published scenes")
-    raise typer.Exit(QUARANTINED if any(faults.values()) else 0)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ ReasonCode = Literal[
     "not-finite",  # NaN or infinity beyond what nodata handling covers
     "duplicate-id",  # two sources map to one scene id
     "source-changed",  # the source is no longer the one that was planned
+    "not-repeatable",  # what made a published scene is not what is here now
     "inconsistent",  # the degraded result is too far from the scene (--max-inconsistency)
     "tile-failed",  # a tile failed in every attempt
     "output-failed",  # the output store refused the scene's arrays

@@ -1,11 +1,10 @@
-"""What an output holds, and whether it is what the ledgers say."""
+"""What an output holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arrays import checksum
 from pipeline.errors import UsageError
 from pipeline.storage import check_reachable, join, open_filesystem, redact
 from pipeline.store import STATE, SceneStore
@@ -59,23 +58,3 @@ def _entry(store: SceneStore) -> Entry:
         return Entry(store.scene_id, "published", tiles, tiles, note, fingerprint)
     done = len(store.ledger())
     return Entry(store.scene_id, "quarantined" if problem else "unfinished", tiles, done, note)
-
-
-def verify_scene(store: SceneStore, *, deep: bool = False) -> list[str]:
-    """Compare the ledger with the objects; return the faults found, none if all is well.
-
-    Args:
-        store: the scene.
-        deep: read every object and compare its checksum; else only sizes are compared.
-    """
-    expected = {item.key: item for record in store.ledger().values() for item in record.objects}
-    present = store.objects()
-    faults = [f"missing {key}" for key in sorted(expected.keys() - present.keys())]
-    faults += [f"foreign {key}" for key in sorted(present.keys() - expected.keys())]
-    for key in sorted(expected.keys() & present.keys()):
-        item = expected[key]
-        if present[key] != item.bytes:
-            faults.append(f"size of {key}: {present[key]}, the ledger says {item.bytes}")
-        elif deep and checksum(store.read(key)) != item.crc32c:
-            faults.append(f"checksum of {key} differs from the ledger's {item.crc32c}")
-    return faults

@@ -272,7 +272,7 @@ def _plan_scene(
     if there.status == "stale" and settings.stale == "keep":
         return ScenePlan(ref.scene_id, ref.uri, "kept", note=KEPT, fingerprint=there.fingerprint)
     try:
-        job, note = _open_job(ref, settings, model, options, fingerprint)
+        job, note = open_job(ref, settings.output, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
     return ScenePlan(
@@ -280,10 +280,14 @@ def _plan_scene(
     )
 
 
-def _open_job(
-    ref: SceneRef, settings: RunSettings, model: Model, options: OutputOptions, fingerprint: str
+def open_job(
+    ref: SceneRef, output: str, model: Model, options: OutputOptions, fingerprint: str
 ) -> tuple[SceneJob, str]:
-    """The job of a scene and the note of its band plan, from metadata alone."""
+    """The job of a scene and the note of its band plan, from metadata alone.
+
+    Raises:
+        SceneError: the scene cannot be opened, or not be processed with these options.
+    """
     source = open_scene(ref.uri)
     scene = in_model_bands(source, model.card, options.bands)
     good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
@@ -294,7 +298,7 @@ def _open_job(
         uri=ref.uri,
         version=ref.version,
         fingerprint=fingerprint,
-        output=settings.output,
+        output=output,
         options=options,
         grid=grid,
         bands=len(good),

@@ -1,7 +1,8 @@
 """One scene in the output, the ledger of its finished tiles, and the write that publishes it.
 
     <output>/<scene_id>.zarr/                 the scene; its root metadata is written last
-    <output>/_sr-archive/scenes/<scene_id>/   what resuming needs: plan, calibration, ledger
+    <output>/_sr-archive/scenes/<scene_id>/   what resuming needs: plan, calibration, ledger; and
+                                              copies of what no tile can write again
     <output>/_sr-archive/quarantine/<scene_id>.json
     <output>/_sr-archive/leases/<scene_id>.json   which run works on it: `pipeline.lease`
     <output>/_sr-archive/runs/<run_id>.json
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,10 +28,15 @@ from pipeline.arrays import (
     is_of_tile,
     root_last,
 )
+from pipeline.copies import Copies
+from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
 STATE = "_sr-archive"
+LEDGER = "ledger.json"
+CALIBRATION = "calibration.safetensors"
+_COPIES = "copies.zip"
 
 
 @dataclass(frozen=True)
@@ -69,21 +75,25 @@ class SceneStore:
 
     def __init__(self, output: str, scene_id: str) -> None:
         self.scene_id = scene_id
+        self.output = output
         self.url = join(output, f"{scene_id}.zarr")
         self._fs, self.path = open_filesystem(self.url)
         _, self._state = open_filesystem(join(output, STATE, "scenes", scene_id))
         _, self._quarantine = open_filesystem(join(output, STATE, "quarantine", f"{scene_id}.json"))
 
     def published(self) -> dict[str, Any] | None:
-        """The root attributes if the scene is published, else None."""
-        for roots in ROOTS.values():
-            marker = read_if_present(self._fs, join(self.path, roots[-1]))
-            if marker is None:
-                continue
-            inside = json.loads(marker).get("attributes")
-            beside = inside or json.loads(self._fs.cat_file(join(self.path, ".zattrs")))
-            return dict(beside)
-        return None
+        """The root attributes if the scene is published, else None.
+
+        A scene whose root document no reader can parse is not published.
+        """
+        return root_attributes(self.read_if_present)
+
+    def was_published(self) -> bool:
+        """Whether it is, or was until its root documents were lost; not while a run publishes."""
+        if self.published() is not None:
+            return True
+        whole = self.state_object(LEDGER) is not None
+        return whole and not self._find(join(self._state, "tiles"))
 
     def zarr_format(self) -> Literal[2, 3]:
         """Of the published scene, by the object that published it."""
@@ -95,7 +105,20 @@ class SceneStore:
         return None if data is None else json.loads(data)
 
     def calibration(self) -> bytes | None:
-        return read_if_present(self._fs, join(self._state, "calibration.safetensors"))
+        return self.state_object(CALIBRATION)
+
+    def state_object(self, name: str) -> bytes | None:
+        """An object of the scene's state by its name, or None."""
+        return read_if_present(self._fs, join(self._state, name))
+
+    def copies(self) -> Copies | None:
+        """Copies of what no tile writes, or None where none were kept.
+
+        Raises:
+            SceneError: they are damaged.
+        """
+        data = self.state_object(_COPIES)
+        return None if data is None else Copies.from_bytes(data)
 
     def prepare(
         self, template: dict[str, bytes], calibration: bytes, state: dict[str, Any]
@@ -111,9 +134,12 @@ class SceneStore:
         for key in template.keys() - set(groups):
             write_atomic(self._fs, join(self.path, key), template[key])
         held_back = {key: json.loads(template[key]) for key in root_last(groups)}
-        write_atomic(self._fs, join(self._state, "groups.json"), json.dumps(held_back).encode())
-        write_atomic(self._fs, join(self._state, "calibration.safetensors"), calibration)
-        write_atomic(self._fs, join(self._state, "scene.json"), json.dumps(state).encode())
+        facts = json.dumps(state).encode()
+        arrays = {key: template[key] for key in template.keys() - set(groups)}
+        self.keep(Copies(arrays, {CALIBRATION: calibration, "scene.json": facts}))
+        self.put_state("groups.json", json.dumps(held_back).encode())
+        self.put_state(CALIBRATION, calibration)
+        self.put_state("scene.json", facts)
 
     def record(self, record: TileRecord) -> None:
         """Add one finished tile to the ledger; called after its shard is written."""
@@ -122,9 +148,8 @@ class SceneStore:
 
     def ledger(self) -> dict[str, TileRecord]:
         """Finished tiles by key: the compact ledger of a published scene, or the single records."""
-        compact = read_if_present(self._fs, join(self._state, "ledger.json"))
-        entries = json.loads(compact) if compact else self._single_records()
-        return {entry["tile"]: TileRecord.from_dict(entry) for entry in entries}
+        compact = self.state_object(LEDGER)
+        return records_of(json.loads(compact) if compact else self._single_records())
 
     def finished(self) -> frozenset[str]:
         """Tiles that need not be done again: in the ledger, and their objects are there.
@@ -156,13 +181,16 @@ class SceneStore:
         state = self.state() or {}
         if len(records) != state.get("tiles"):
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
-        entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
-        write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
+        ledger = ledger_bytes(records)
         groups = json.loads(self._fs.cat_file(join(self._state, "groups.json")))
-        for key, document in groups.items():
-            if "/" not in key:
-                _attributes_of(key, document).update(attributes)
-            write_atomic(self._fs, join(self.path, key), json.dumps(document, indent=1).encode())
+        for key in filter(lambda key: "/" not in key, groups):
+            _attributes_of(key, groups[key]).update(attributes)
+        documents = {key: json.dumps(groups[key], indent=1).encode() for key in groups}
+        kept = self._kept()
+        self.keep(Copies({**kept.scene, **documents}, {**kept.state, LEDGER: ledger}))
+        self.put_state(LEDGER, ledger)
+        for key, document in documents.items():
+            self.put(key, document)
         self._remove(join(self._state, "tiles"))
         self.clear_quarantine()
 
@@ -192,9 +220,50 @@ class SceneStore:
         """Sizes of the data objects that tiles write, by key below the scene."""
         return {key: int(info["size"]) for key, info in self._keys().items() if is_of_tile(key)}
 
+    def listing(self) -> dict[str, int]:
+        """Sizes of all objects of the scene, by key below it."""
+        return {key: int(info["size"]) for key, info in self._keys().items()}
+
     def read(self, key: str) -> bytes:
         data: bytes = self._fs.cat_file(join(self.path, key))
         return data
+
+    def read_if_present(self, key: str) -> bytes | None:
+        return read_if_present(self._fs, join(self.path, key))
+
+    def present(self) -> Copies:
+        """What of the scene and its state would be kept as copies, as it lies there now."""
+        keys = [key for key in self.listing() if not is_of_tile(key)]
+        names = (CALIBRATION, "scene.json", LEDGER)
+        state = {name: self.state_object(name) for name in names}
+        return Copies(
+            {key: self.read(key) for key in keys},
+            {name: data for name, data in state.items() if data is not None},
+        )
+
+    def _kept(self) -> Copies:
+        """The copies; where an earlier version kept none, or they are damaged, what lies there."""
+        try:
+            copies = self.copies()
+        except SceneError:
+            copies = None
+        return self.present() if copies is None else copies
+
+    def keep(self, copies: Copies) -> None:
+        """Replace the copies."""
+        self.put_state(_COPIES, copies.to_bytes())
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write one whole object of the scene; a reader sees the old one or the new one."""
+        write_atomic(self._fs, join(self.path, key), data)
+
+    def put_state(self, name: str, data: bytes) -> None:
+        """The same for an object of its state."""
+        write_atomic(self._fs, join(self._state, name), data)
+
+    def remove(self, key: str) -> None:
+        """Remove one object of the scene."""
+        self._fs.rm_file(join(self.path, key))
 
     def _keys(self) -> dict[str, dict[str, Any]]:
         """Every object of the scene by its key below it."""
@@ -211,6 +280,30 @@ class SceneStore:
     def _remove(self, path: str) -> None:
         if self._find(path):
             self._fs.rm(path, recursive=True)
+
+
+def root_attributes(read: Callable[[str], bytes | None]) -> dict[str, Any] | None:
+    """The root attributes in the documents of a scene; None where no reader could parse them."""
+    for roots in ROOTS.values():
+        marker = read(roots[-1])
+        if marker is None:
+            continue
+        try:
+            return dict(json.loads(marker).get("attributes") or json.loads(read(".zattrs") or b""))
+        except (ValueError, TypeError, AttributeError):
+            return None
+    return None
+
+
+def records_of(entries: Iterable[dict[str, Any]]) -> dict[str, TileRecord]:
+    """The records of a parsed ledger, by tile."""
+    return {entry["tile"]: TileRecord.from_dict(entry) for entry in entries}
+
+
+def ledger_bytes(records: Mapping[str, TileRecord]) -> bytes:
+    """The compact ledger of a published scene."""
+    entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
+    return json.dumps(entries).encode()
 
 
 def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:

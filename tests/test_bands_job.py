@@ -16,7 +16,7 @@ from pipeline import UsageError, open_scene
 from pipeline.calibration import Calibration, calibrate, network_input
 from pipeline.enlarging import REACH, enlarge
 from pipeline.grid import Window
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.plan import Model, OutputOptions, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures

@@ -59,7 +59,8 @@ def test_run_status_verify(place: Path) -> None:
     (target / "tiff.zarr" / "reflectance" / "c" / "0" / "0" / "0").unlink()
     faulty = sr_archive("verify", target, "--json")
     assert faulty.returncode == 3
-    assert json.loads(faulty.stdout)["tiff"] == ["missing reflectance/c/0/0/0"]
+    [fault] = json.loads(faulty.stdout)["scenes"]["tiff"]
+    assert (fault["message"], fault["tile"]) == ("missing reflectance/c/0/0/0", "0.0")
 
 
 @pytest.mark.parametrize(

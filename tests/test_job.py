@@ -22,7 +22,7 @@ import xarray as xr
 from infra.local_s3 import LocalS3
 from pipeline import UsageError, events, open_scene
 from pipeline.actors import ray_session
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.job import run
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore

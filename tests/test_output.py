@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.actors import ray_session
 from pipeline.grid import Window
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.masks import STATUS
 from pipeline.overviews import halve
 from pipeline.stac.catalogue import catalogued

@@ -12,7 +12,7 @@ import xarray as xr
 
 from pipeline.arrays import Level, scene_template
 from pipeline.grid import TileGrid, Window
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.overviews import coarser
 from pipeline.store import OutputScene, SceneStore, TileRecord
 
@@ -124,9 +124,9 @@ def test_verify_finds_each_kind_of_fault(tmp_path: Path) -> None:
     flipped[10] ^= 1
     (shards / "1" / "1").write_bytes(bytes(flipped))
     fast = verify_scene(store)
-    assert [fault.split()[0] for fault in fast] == ["missing", "foreign", "size"]
+    assert [fault.kind for fault in fast] == ["missing", "foreign", "size"]
     deep = verify_scene(store, deep=True)
-    assert any("checksum of reflectance/c/0/1/1" in fault for fault in deep)
+    assert any("checksum of reflectance/c/0/1/1" in fault.message for fault in deep)
 
 
 def test_a_record_without_its_shard_is_not_finished(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
 from pipeline.settings import Precision
+from pipeline.storage import describe, redact
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
@@ -67,7 +68,7 @@ class TileActor:
         except SceneError as error:
             return Failure(error.code, error.message, error.code in _TRANSIENT)
         except Exception as error:
-            return Failure("tile-failed", f"{type(error).__name__}: {error}", True)
+            return Failure("tile-failed", describe(error), True)
 
 
 @contextmanager
@@ -98,7 +99,8 @@ def ray_session(address: str | None) -> Iterator[None]:
                 **quiet,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+        place = redact(address or "this machine")
+        raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
     try:
         yield
     finally:

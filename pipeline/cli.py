@@ -15,7 +15,7 @@ from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.errors import UsageError
 from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
-from pipeline.storage import redact
+from pipeline.storage import redact, without_secrets
 
 app = typer.Typer(
     help="Super-resolve whole archives of hyperspectral scenes.",
@@ -278,7 +278,12 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        _err.print(f"sr-archive: {error}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(
+            f"sr-archive: {without_secrets(str(error))}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         raise SystemExit(USAGE) from None
 
 

@@ -33,7 +33,7 @@ from pipeline.settings import (
 )
 from pipeline.spectral import plan_bands
 from pipeline.storage import check_reachable, redact
-from pipeline.store import SceneStore
+from pipeline.store import SceneStore, fingerprint_in
 
 _OPENERS = 8  # scenes opened at once while planning
 
@@ -238,12 +238,12 @@ def _plan_scene(
     published = store.published()
     stale = False
     if published is not None:
-        present = published.get("sr_archive", {}).get("fingerprint")
+        present = fingerprint_in(published)
         if present == fingerprint:
             return ScenePlan(ref.scene_id, ref.uri, "published", fingerprint=fingerprint)
         if settings.stale == "keep":
             note = "source, model or options changed since; kept as asked"
-            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present or "")
+            return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present)
         stale = True
     try:
         job, note = _open_job(ref, settings, model, options, fingerprint)

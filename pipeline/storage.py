@@ -12,7 +12,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
 
-_USERINFO = re.compile(r"(?P<scheme>[a-z0-9+.-]+://)[^/@\s]+@", re.IGNORECASE)
+# A password may hold "/" and "@" where nobody encoded it; "host:8080/a@b" has none.
+_USERINFO = re.compile(
+    r"(?P<scheme>[a-z0-9+.-]+://)([^/@:\s]+:(?!\d+(/|\s|$))\S*@|[^/@\s]+@)", re.IGNORECASE
+)
+# What signed URLs and error messages name credentials.
+_NAMED = re.compile(
+    r"(?P<name>\b(x-amz-(signature|credential|security-token)|sig|signature|awsaccesskeyid"
+    r"|(access|secret|account)_?key|secret_?access_?key|password|token)=)[^\s&'\"]+",
+    re.IGNORECASE,
+)
 _LONGEST_CAUSE = 200
 _QUERY = re.compile(r"\?[^\s]*")
 
@@ -20,6 +29,11 @@ _QUERY = re.compile(r"\?[^\s]*")
 def redact(url: str) -> str:
     """The URL without user information and query string, where credentials and signatures live."""
     return _QUERY.sub("", _USERINFO.sub(r"\g<scheme>", url))
+
+
+def without_secrets(text: str) -> str:
+    """Text of others, an error's mostly, without what may be a credential."""
+    return _NAMED.sub(r"\g<name>***", redact(text))
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -34,7 +48,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"cannot open {redact(url)}: {error}") from error
+        raise UsageError(f"cannot open {redact(url)}: {describe(error)}") from error
     return filesystem, path.rstrip("/") or "/"
 
 
@@ -49,7 +63,8 @@ def unstrip(filesystem: Any, path: str) -> str:
 
 def describe(error: BaseException) -> str:
     """A library's error in one short line without credentials."""
-    return f"{type(error).__name__} {redact(' '.join(str(error).split()))[:_LONGEST_CAUSE]}".strip()
+    text = without_secrets(" ".join(str(error).split()))[:_LONGEST_CAUSE]
+    return f"{type(error).__name__} {text}".strip()
 
 
 def read_if_present(filesystem: Any, path: str) -> bytes | None:

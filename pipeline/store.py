@@ -10,7 +10,9 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,10 +28,18 @@ from pipeline.arrays import (
     is_of_tile,
     root_last,
 )
+from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
 STATE = "_sr-archive"
+_TILE = re.compile(r"\d{1,9}\.\d{1,9}")
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+def is_safe_id(scene_id: object) -> bool:
+    """Whether a scene's id is one path component and nothing else, as `catalog.scene_id` makes."""
+    return isinstance(scene_id, str) and _ID.fullmatch(scene_id) is not None
 
 
 @dataclass(frozen=True)
@@ -59,14 +69,30 @@ class TileRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TileRecord:
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            TypeError, ValueError, KeyError: it is no record of a tile.
+        """
         objects = tuple(WrittenObject(**entry) for entry in values["objects"])
-        return cls(**{**values, "objects": objects})
+        record = cls(**{**values, "objects": objects})
+        texts = [record.tile, record.device, record.precision, record.consistency]
+        texts += [text for item in objects for text in (item.key, item.crc32c)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a record's names are texts")
+        if _TILE.fullmatch(record.tile) is None or not all(
+            is_of_tile(each.key) for each in objects
+        ):
+            raise ValueError(f"{record.tile!r} is no tile, or not all of its objects are a tile's")
+        return record
 
 
 class SceneStore:
     """One scene in the output."""
 
     def __init__(self, output: str, scene_id: str) -> None:
+        if not is_safe_id(scene_id):
+            raise SceneError("bad-header", f"{scene_id[:200]!r} cannot be the id of a scene")
         self.scene_id = scene_id
         self.url = join(output, f"{scene_id}.zarr")
         self._fs, self.path = open_filesystem(self.url)
@@ -79,9 +105,10 @@ class SceneStore:
             marker = read_if_present(self._fs, join(self.path, roots[-1]))
             if marker is None:
                 continue
-            inside = json.loads(marker).get("attributes")
-            beside = inside or json.loads(self._fs.cat_file(join(self.path, ".zattrs")))
-            return dict(beside)
+            inside = _object(marker).get("attributes")
+            if isinstance(inside, dict) and inside:
+                return inside
+            return _object(read_if_present(self._fs, join(self.path, ".zattrs")) or b"")
         return None
 
     def zarr_format(self) -> Literal[2, 3]:
@@ -91,7 +118,7 @@ class SceneStore:
     def state(self) -> dict[str, Any] | None:
         """What `prepare` recorded (fingerprint, number of tiles), or None."""
         data = read_if_present(self._fs, join(self._state, "scene.json"))
-        return None if data is None else json.loads(data)
+        return None if data is None else _object(data)
 
     def calibration(self) -> bytes | None:
         return read_if_present(self._fs, join(self._state, "calibration.safetensors"))
@@ -122,8 +149,9 @@ class SceneStore:
     def ledger(self) -> dict[str, TileRecord]:
         """Finished tiles by key: the compact ledger of a published scene, or the single records."""
         compact = read_if_present(self._fs, join(self._state, "ledger.json"))
-        entries = json.loads(compact) if compact else self._single_records()
-        return {entry["tile"]: TileRecord.from_dict(entry) for entry in entries}
+        documents = [compact] if compact else self._single_records()
+        records = [record for data in documents for record in _records(data)]
+        return {record.tile: record for record in records}
 
     def finished(self) -> frozenset[str]:
         """Tiles that need not be done again: in the ledger, and their objects are there.
@@ -138,9 +166,9 @@ class SceneStore:
             if all(present.get(item.key) == item.bytes for item in record.objects)
         )
 
-    def _single_records(self) -> list[dict[str, Any]]:
+    def _single_records(self) -> list[bytes]:
         paths = [path for path in self._find(join(self._state, "tiles")) if path.endswith(".json")]
-        return [json.loads(data) for data in self._fs.cat(paths).values()] if paths else []
+        return list(self._fs.cat(paths).values()) if paths else []
 
     def publish(self, attributes: dict[str, Any], records: Mapping[str, TileRecord]) -> None:
         """Make the scene visible: ledger first, then the root metadata in one write.
@@ -157,7 +185,11 @@ class SceneStore:
             raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
         entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
-        groups = json.loads(self._fs.cat_file(join(self._state, "groups.json")))
+        groups = _object(self._fs.cat_file(join(self._state, "groups.json")))
+        if not any("/" not in key for key in groups) or not all(map(is_of_group, groups)):
+            # Whoever can write the output must not make this process write beside the scene.
+            reason = f"the state of {self.scene_id} is damaged: remove its folder in {STATE}/scenes"
+            raise SceneError("output-failed", f"{reason} and run again")
         for key, document in groups.items():
             if "/" not in key:
                 _attributes_of(key, document).update(attributes)
@@ -181,7 +213,7 @@ class SceneStore:
 
     def quarantined(self) -> dict[str, Any] | None:
         data = read_if_present(self._fs, self._quarantine)
-        return None if data is None else json.loads(data)
+        return None if data is None else _object(data)
 
     def clear_quarantine(self) -> None:
         if read_if_present(self._fs, self._quarantine) is not None:
@@ -210,6 +242,37 @@ class SceneStore:
     def _remove(self, path: str) -> None:
         if self._find(path):
             self._fs.rm(path, recursive=True)
+
+
+def fingerprint_in(attributes: Mapping[str, Any]) -> str:
+    """The fingerprint in a published scene's root attributes; empty where there is none."""
+    facts = attributes.get("sr_archive")
+    found = facts.get("fingerprint") if isinstance(facts, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A JSON object; empty where the bytes are none, so that nothing they say is believed."""
+    found = _json(data)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _records(data: bytes) -> list[TileRecord]:
+    """The records of a ledger, or the one of a tile; what is none is left out and done again."""
+    found = _json(data)
+    entries = found if isinstance(found, list) else [found]
+    records = []
+    for entry in entries:
+        with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+            records.append(TileRecord.from_dict(entry))
+    return records
 
 
 def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:

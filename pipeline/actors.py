@@ -12,7 +12,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from pipeline.errors import SceneError, UsageError
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
+from pipeline.ray_token import own_token
 from pipeline.settings import Precision
 from pipeline.storage import describe, redact
 from pipeline.store import TileRecord
@@ -86,6 +87,15 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
+    with nullcontext() if address else own_token():
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -101,10 +111,6 @@ def ray_session(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         place = redact(address or "this machine")
         raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_reachable(address: str | None) -> None:

@@ -15,11 +15,13 @@ import numpy as np
 from model import SSPSR, Card
 from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
+from pipeline.calibration import Calibration
 from pipeline.catalog import Catalogue, SceneRef, list_scenes
 from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
+from pipeline.readers.boundary import boundary, failure
 from pipeline.resampling import in_model_bands
 from pipeline.settings import (
     Attention,
@@ -36,6 +38,7 @@ from pipeline.storage import check_reachable, redact
 from pipeline.store import SceneStore, fingerprint_in
 
 _OPENERS = 8  # scenes opened at once while planning
+_MOST_TILES = 2**21
 
 
 @dataclass(frozen=True)
@@ -246,16 +249,26 @@ def _plan_scene(
             return ScenePlan(ref.scene_id, ref.uri, "kept", note=note, fingerprint=present)
         stale = True
     try:
-        job, note = _open_job(ref, settings, model, options, fingerprint)
+        with boundary(ref.uri, "cannot plan the scene", "bad-header"):
+            job, note = _open_job(ref, settings, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
     if stale:
         return ScenePlan(ref.scene_id, ref.uri, "stale", job, note=note, fingerprint=fingerprint)
     state = store.state()
-    if state is None or state.get("fingerprint") != fingerprint:
+    if state is None or state.get("fingerprint") != fingerprint or not _can_resume(store):
         return ScenePlan(ref.scene_id, ref.uri, "new", job, note=note, fingerprint=fingerprint)
     done = store.finished()
     return ScenePlan(ref.scene_id, ref.uri, "resume", job, done, note, fingerprint=fingerprint)
+
+
+def _can_resume(store: SceneStore) -> bool:
+    """Whether the constants that the tiles of an earlier run were made with can be read."""
+    try:
+        Calibration.from_bytes(store.calibration() or b"")
+    except Exception:  # damaged or tampered with in whatever way: the scene is begun anew
+        return False
+    return True
 
 
 def _open_job(
@@ -267,6 +280,9 @@ def _open_job(
     good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
     bands = plan_bands(scene, model.card, good, options.bands, options.outside, options.tolerance)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, model.card.architecture.scale)
+    if len(grid) > _MOST_TILES:
+        reason = f"{len(grid)} tiles, at most {_MOST_TILES} are planned: choose a larger --tile"
+        raise failure("unsupported", ref.uri, reason)
     job = SceneJob(
         scene_id=ref.scene_id,
         uri=ref.uri,

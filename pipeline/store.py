@@ -80,9 +80,8 @@ class TileRecord:
         texts += [text for item in objects for text in (item.key, item.crc32c)]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a record's names are texts")
-        if _TILE.fullmatch(record.tile) is None or not all(
-            is_of_tile(each.key) for each in objects
-        ):
+        safe = all(is_of_tile(each.key) and ".." not in each.key.split("/") for each in objects)
+        if _TILE.fullmatch(record.tile) is None or not safe:
             raise ValueError(f"{record.tile!r} is no tile, or not all of its objects are a tile's")
         return record
 
@@ -179,6 +178,7 @@ class SceneStore:
 
         Raises:
             RuntimeError: the ledger does not hold every tile.
+            SceneError: the state is damaged.
         """
         state = self.state() or {}
         if len(records) != state.get("tiles"):
@@ -186,16 +186,28 @@ class SceneStore:
         entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
         groups = _object(self._fs.cat_file(join(self._state, "groups.json")))
-        if not any("/" not in key for key in groups) or not all(map(is_of_group, groups)):
-            # Whoever can write the output must not make this process write beside the scene.
-            reason = f"the state of {self.scene_id} is damaged: remove its folder in {STATE}/scenes"
-            raise SceneError("output-failed", f"{reason} and run again")
-        for key, document in groups.items():
-            if "/" not in key:
-                _attributes_of(key, document).update(attributes)
-            write_atomic(self._fs, join(self.path, key), json.dumps(document, indent=1).encode())
+        for key, data in self._group_documents(groups, attributes).items():
+            write_atomic(self._fs, join(self.path, key), data)
         self._remove(join(self._state, "tiles"))
         self.clear_quarantine()
+
+    def _group_documents(
+        self, groups: Mapping[str, Any], attributes: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        """What `prepare` held back, with the attributes.
+
+        Whoever can write the output must not make this process write anywhere else.
+        """
+        damaged = not any("/" not in key for key in groups) or not all(map(is_of_group, groups))
+        try:
+            for key in (key for key in groups if "/" not in key):
+                _attributes_of(key, groups[key]).update(attributes)
+        except (AttributeError, KeyError, TypeError):
+            damaged = True
+        if damaged:
+            where = f"{STATE}/scenes/{self.scene_id}"
+            raise SceneError("output-failed", f"{where} is damaged: remove it and run again")
+        return {key: json.dumps(document, indent=1).encode() for key, document in groups.items()}
 
     def unpublish(self) -> None:
         """Remove the scene, its root first, so that no reader sees a part."""

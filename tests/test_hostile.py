@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -499,14 +498,24 @@ def test_a_tampered_root_is_not_believed(tmp_path: Path, model: Model) -> None:
 def test_a_tampered_table_removes_nothing_outside(tmp_path: Path) -> None:
     from pipeline.stac.catalogue import catalogued, rebuild_catalogue
     from pipeline.stac.publication import bring_up_to_date
-    from pipeline.stac.table import to_bytes
+    from pipeline.stac.table import table_of, to_bytes
 
     victim = tmp_path / "victim.json"
     victim.write_text("{}")
     output = tmp_path / "out"
     (output / "stac").mkdir(parents=True)
-    table = pa.table({"id": ["../../../victim"], "bbox": [None], "sr:fingerprint": ["f"]})
-    (output / "stac" / "items.parquet").write_bytes(to_bytes(table, {"id": "c"}))
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [],
+        "id": "../../../victim",
+        "geometry": {"type": "Point", "coordinates": [13.0, 52.4]},
+        "bbox": [13.0, 52.4, 13.0, 52.4],
+        "properties": {"datetime": "2022-07-15T10:00:00Z", "sr:fingerprint": "f"},
+        "links": [],
+        "assets": {"data": {"href": "./x.zarr"}},
+    }
+    (output / "stac" / "items.parquet").write_bytes(to_bytes(table_of([item]), {"id": "c"}))
     assert set(catalogued(str(output))) == {"../../../victim"}
     bring_up_to_date(str(output), {}, ["../../../victim"])
     assert victim.exists() and catalogued(str(output)) == {}

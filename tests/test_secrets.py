@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ import pytest
 import ray
 
 from flows.sr_archive import _markdown
+from infra.local_s3 import LocalS3
+from infra.prefect_local import LocalPrefect
+from infra.processes import free_port
 from model import CheckpointError
 from pipeline.actors import TileActor, ray_session
 from pipeline.errors import SceneError, UsageError
@@ -163,18 +167,21 @@ def holders(*folders: Path) -> list[str]:
     return found
 
 
+@pytest.fixture
+def sessions() -> Iterator[Path]:
+    """A folder for Ray's sessions; its path is short, for sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="sr-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 def test_a_job_leaves_its_credentials_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signed addresses from a STAC catalogue: one that works, one refused, one that is no scene."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    sessions = tmp_path / "ray"
-    # Sockets have short paths; the sessions are linked to from a short one.
-    monkeypatch.setenv(
-        "RAY_TMPDIR", str(sessions) if len(str(sessions)) < 60 else "/tmp/sr-secrets"
-    )
+    monkeypatch.setenv("RAY_TMPDIR", str(sessions))
     data, output = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     write_geotiff(data / "good.tif", counts(24, 24), scale=SCALE_FACTOR)
@@ -201,11 +208,10 @@ def test_a_job_leaves_its_credentials_nowhere(
     assert rows == {"good": "published", "broken": "quarantined", "absent": "quarantined"}
     for each in (done, plain, listed):
         assert SECRET not in each.stdout + each.stderr
-    place = Path(os.environ["RAY_TMPDIR"])
-    assert list(place.rglob("gcs_server.out")), (
+    assert list(sessions.rglob("gcs_server.out")), (
         "the session's logs are not where they are looked for"
     )
-    assert holders(output, place) == []
+    assert holders(output, sessions) == []
 
 
 # --- what listens ---------------------------------------------------------------------------------
@@ -263,6 +269,17 @@ def test_what_a_run_s_ray_listens_on_asks_for_a_token(tmp_path: Path) -> None:
     programs = {name.partition(":")[0] for name, _ in open_to_others}
     # docs/reliability.md names these; whatever else should come to listen must be looked at first.
     assert programs <= {"gcs_server", "raylet", "ray"}, open_to_others
+
+
+def test_the_local_s3_listens_on_loopback_only(s3: LocalS3) -> None:
+    assert s3.pid is not None
+    assert listening([psutil.Process(s3.pid)]) == set()
+
+
+@pytest.mark.slow
+def test_the_local_prefect_listens_on_loopback_only(tmp_path: Path) -> None:
+    with LocalPrefect(tmp_path, free_port()):
+        assert listening(psutil.Process().children(recursive=True)) == set()
 
 
 def test_a_model_names_its_digest_only(tmp_path: Path) -> None:

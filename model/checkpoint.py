@@ -32,7 +32,14 @@ STARTER = "sspsr-cave31-x4"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why and what to do."""
+    """A checkpoint that cannot be used; the message says why and what to do, on one line.
+
+    What a terminal would obey, in names and errors that come from the file, is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 def shipped() -> list[str]:

@@ -30,6 +30,14 @@ from tests.scenes import (
 
 BANDS, ROWS, COLS = 12, 16, 20
 
+
+class Content(bytes):
+    """Bytes of a file that a failing test does not print."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes, {self[:64]!r}...>"
+
+
 NUMBERS = [
     0,
     1,
@@ -113,7 +121,7 @@ def tamper_bytes(draw: st.DrawFn, data: bytes) -> bytes:
             changed[at:at] = changed[at : at + draw(st.integers(1, 64))]
         else:
             del changed[at:]
-    return bytes(changed)
+    return Content(changed)
 
 
 def tamper_tags(draw: st.DrawFn, data: bytes) -> bytes:
@@ -126,7 +134,7 @@ def tamper_tags(draw: st.DrawFn, data: bytes) -> bytes:
         place, size = draw(st.sampled_from([(0, 2), (2, 2), (4, 4), (8, 4), (8, 4), (8, 2)]))
         number = draw(st.sampled_from(NUMBERS) | st.integers(0, 400)) % 2 ** (8 * size)
         changed[at + place : at + place + size] = number.to_bytes(size, "little")
-    return bytes(changed)
+    return Content(changed)
 
 
 def tamper_lines(draw: st.DrawFn, data: bytes) -> bytes:
@@ -136,7 +144,7 @@ def tamper_lines(draw: st.DrawFn, data: bytes) -> bytes:
         at = draw(st.integers(1, len(lines) - 1))
         value = draw(st.sampled_from([*NUMBERS, *WORDS]))
         lines[at] = f"{lines[at].partition('=')[0]}= {value}"
-    return "\n".join(lines).encode(errors="replace")
+    return Content("\n".join(lines).encode(errors="replace"))
 
 
 def tamper_json(draw: st.DrawFn, data: bytes) -> bytes:
@@ -151,7 +159,7 @@ def tamper_json(draw: st.DrawFn, data: bytes) -> bytes:
             del holder[key]
         else:
             holder[key] = draw(ANY)
-    return json.dumps(document).encode(errors="replace")
+    return Content(json.dumps(document).encode(errors="replace"))
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -173,7 +181,7 @@ def tamper_xml(draw: st.DrawFn, data: bytes) -> bytes:
     text = ">".join(parts)
     if draw(st.integers(0, 9)) == 0:
         text = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>' + text
-    return text.encode(errors="replace")
+    return Content(text.encode(errors="replace"))
 
 
 def tamper_hdf5(draw: st.DrawFn, path: Path) -> None:

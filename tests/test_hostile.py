@@ -32,7 +32,7 @@ from pipeline.readers import open_scene
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore, TileRecord
 from tests.archives import write_model
-from tests.hostile import HDF5, SEEDS, WORDS, Watch, tamper_bytes, tamper_hdf5, tamper_json
+from tests.hostile import HDF5, SEEDS, WORDS, Content, Watch, tamper_bytes, tamper_hdf5, tamper_json
 from tests.scenes import cube, write_envi, write_geotiff, write_zarr
 
 EXAMPLES = int(os.environ.get("SR_ARCHIVE_TEST_EXAMPLES", "25"))
@@ -328,7 +328,7 @@ def test_no_checkpoint_ends_in_anything_but_a_reason(
         if form == "safetensors" and draw(st.booleans()):
             size = int.from_bytes(valid[:8], "little")
             header = tamper_json(draw, valid[8 : 8 + size])
-            return len(header).to_bytes(8, "little") + header + valid[8 + size :]
+            return Content(len(header).to_bytes(8, "little") + header + valid[8 + size :])
         return tamper_bytes(draw, valid)
 
     @FUZZ

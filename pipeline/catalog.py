@@ -362,6 +362,18 @@ def _enter(
         catalogue.scenes.append(SceneRef(identity, uri, item.format, version, size))
 
 
+def set_twins_aside(catalogue: Catalogue) -> None:
+    """Reject scenes whose ids differ from an earlier one in nothing but case."""
+    first: dict[str, SceneRef] = {}
+    for scene in catalogue.scenes:
+        twin = first.setdefault(scene.scene_id.casefold(), scene)
+        if twin is not scene:
+            reason = f"the output takes its id for {twin.scene_id}: rename or exclude one"
+            error = SceneError("duplicate-id", f"{redact(scene.uri)}: {reason}")
+            catalogue.rejected.append((scene.scene_id, scene.uri, error))
+    catalogue.scenes = list(first.values())
+
+
 def _link_error(uri: str, item: _Found) -> SceneError | None:
     led = next((name for name, info in item.objects if info.get(_OUTSIDE)), None)
     if led is None:

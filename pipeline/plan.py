@@ -16,7 +16,7 @@ from model import SSPSR, Card
 from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
 from pipeline.calibration import Calibration
-from pipeline.catalog import Catalogue, SceneRef, list_scenes
+from pipeline.catalog import Catalogue, SceneRef, list_scenes, set_twins_aside
 from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
@@ -34,7 +34,7 @@ from pipeline.settings import (
     RunSettings,
 )
 from pipeline.spectral import plan_bands
-from pipeline.storage import check_reachable, redact
+from pipeline.storage import check_reachable, folds_case, open_filesystem, redact
 from pipeline.store import SceneStore, fingerprint_in
 
 _OPENERS = 8  # scenes opened at once while planning
@@ -206,6 +206,8 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
     catalogue = list_scenes(
         settings.source, settings.include, settings.exclude, asset=settings.asset
     )
+    if folds_case(*open_filesystem(settings.output)):
+        set_twins_aside(catalogue)
     options = OutputOptions.of(settings)
 
     def plan(ref: SceneRef) -> ScenePlan:

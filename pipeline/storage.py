@@ -56,6 +56,22 @@ def is_local(filesystem: Any) -> bool:
     return isinstance(filesystem, LocalFileSystem)
 
 
+def folds_case(filesystem: Any, path: str) -> bool:
+    """Whether a local folder takes names that differ in nothing but case for one.
+
+    Nothing is written to find out: the nearest folder that exists is looked for under its own name
+    in the other case. Buckets never do.
+    """
+    if not is_local(filesystem):
+        return False
+    there = next(each for each in (Path(path), *Path(path).parents) if each.exists())
+    for each in (there, *there.parents):
+        if each.name != each.name.swapcase():
+            twin = each.with_name(each.name.swapcase())
+            return twin.exists() and twin.samefile(each)
+    return False
+
+
 def unstrip(filesystem: Any, path: str) -> str:
     """The shortest address that opens `path` again: plain for local files, a URL for the rest."""
     return path if is_local(filesystem) else str(filesystem.unstrip_protocol(path))

@@ -406,6 +406,23 @@ def test_links_that_lead_out_of_the_source_are_not_followed(tmp_path: Path) -> N
     assert list_scenes(str(source / "far.tif")).scenes  # named by itself: the operator's word
 
 
+def test_ids_that_differ_in_case_only(tmp_path: Path, model: Model) -> None:
+    """Two scenes where the output tells them apart, one where it does not."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("A.tif", "a.tif"):
+        write_geotiff(source / name, cube(12, 20, 20))
+    if len(list(source.iterdir())) < 2:
+        pytest.skip("this file system takes both names for one")
+    (tmp_path / "folding").mkdir()
+    (tmp_path / "FOLDING").symlink_to(tmp_path / "folding")  # as such a file system answers
+    found = {}
+    for output in ("apart", "folding"):
+        run = RunSettings(source=str(source), output=str(tmp_path / output), tile=16)
+        found[output] = [scene.status for scene in make_plan(run, model).scenes]
+    assert found == {"apart": ["new", "new"], "folding": ["new", "quarantined"]}
+
+
 def test_a_linked_scene_is_new_when_its_target_changes(tmp_path: Path) -> None:
     write_geotiff(tmp_path / "own.tif", cube())
     (tmp_path / "near.tif").symlink_to(tmp_path / "own.tif")
@@ -509,13 +526,16 @@ def test_a_tampered_table_removes_nothing_outside(tmp_path: Path) -> None:
         "stac_version": "1.1.0",
         "stac_extensions": [],
         "id": "../../../victim",
+        "collection": "c",
         "geometry": {"type": "Point", "coordinates": [13.0, 52.4]},
         "bbox": [13.0, 52.4, 13.0, 52.4],
         "properties": {"datetime": "2022-07-15T10:00:00Z", "sr:fingerprint": "f"},
         "links": [],
         "assets": {"data": {"href": "./x.zarr"}},
     }
-    (output / "stac" / "items.parquet").write_bytes(to_bytes(table_of([item]), {"id": "c"}))
+    (output / "stac" / "items.parquet").write_bytes(
+        to_bytes(table_of([item]), {"id": "c", "links": []})
+    )
     assert set(catalogued(str(output))) == {"../../../victim"}
     bring_up_to_date(str(output), {}, ["../../../victim"])
     assert victim.exists() and catalogued(str(output)) == {}

@@ -25,9 +25,9 @@ from pipeline import SceneError, open_scene
 from pipeline.calibration import Values, calibrate, read_window
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
-from pipeline.resampling import resample
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
+from pipeline.spectral.resampling import resample
 from pipeline.tile import scene_engines, super_resolve
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")

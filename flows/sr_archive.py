@@ -145,6 +145,7 @@ def _markdown(settings: RunSettings, report: RunReport) -> str:
         f"- to `{redact(settings.output)}`",
         f"- model `{redact(settings.model)}`",
     ]
+    lines += [f"- note: {redact(note)}" for note in report.notes[:_MOST_NAMED]]
     example = next((row for row in report.rows if row.status == "published"), None)
     if example is not None:
         lines += ["", "```python", f'xarray.open_zarr("{redact(example.output)}")', "```"]

@@ -22,7 +22,6 @@ from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary, failure
-from pipeline.resampling import in_model_bands
 from pipeline.settings import (
     Attention,
     Bands,
@@ -33,7 +32,7 @@ from pipeline.settings import (
     Precision,
     RunSettings,
 )
-from pipeline.spectral import plan_bands
+from pipeline.spectral import in_model_bands, plan_bands
 from pipeline.storage import check_reachable, folds_case, open_filesystem, redact
 from pipeline.store import SceneStore, fingerprint_in
 

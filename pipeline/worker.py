@@ -27,8 +27,8 @@ from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
-from pipeline.resampling import in_model_bands
 from pipeline.settings import Precision
+from pipeline.spectral import in_model_bands
 from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
     SceneContext,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import rasterio
 import scipy.io
 import zarr
 from rasterio.transform import Affine
+
+from pipeline.errors import SceneError
+from pipeline.readers import open_scene
 
 Cube = npt.NDArray[Any]
 
@@ -132,3 +136,14 @@ def write_matlab73(path: Path, **variables: Cube) -> str:
     with path.open("r+b") as raw:
         raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
     return str(path)
+
+
+def fault_of(uri: Any, load: bool = False) -> tuple[str, str]:
+    """Code and message with which a scene is refused, on opening or (`load`) on reading."""
+    with pytest.raises(SceneError) as caught:
+        scene = open_scene(str(uri))
+        if load:
+            scene.load()
+    assert "\n" not in caught.value.message
+    pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    return caught.value.code, caught.value.message

@@ -13,10 +13,11 @@ from pipeline import UsageError
 from pipeline.actors import ActorPool, Dispatcher, Failure, Handlers, Share, Work, ray_session
 from pipeline.grid import Tile, TileGrid
 from pipeline.plan import OutputOptions, SceneJob
+from pipeline.settings import RunSettings
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
-OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", "source", "sharded")
+OPTIONS = OutputOptions.of(RunSettings.from_options({"source": "s", "output": "o", "tile": 8}))
 
 
 @pytest.fixture(scope="module", autouse=True)

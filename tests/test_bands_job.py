@@ -19,6 +19,7 @@ from pipeline.grid import Window
 from pipeline.inventory import verify_scene
 from pipeline.plan import Model, OutputOptions, make_plan
 from pipeline.provenance import RunFacts, provenance
+from pipeline.quality import scene_figures
 from pipeline.settings import RunSettings
 from pipeline.worker import Worker
 from tests.archives import counts, write_model
@@ -53,7 +54,8 @@ def publish(
     calibration = Calibration.from_bytes(data)
     facts = RunFacts("run", "now", ("cpu",), ("fp32",))
     records = store.ledger()
-    store.publish(provenance(job, model, facts, calibration, tiles_kept=0), records)
+    figures = scene_figures(records, calibration, job.grid.scale)
+    store.publish(provenance(job, model, facts, calibration, figures, tiles_kept=0), records)
     assert verify_scene(store, deep=True) == []
     return xr.open_zarr(output / f"{job.scene_id}.zarr"), calibration
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +11,20 @@ import numpy as np
 import pytest
 import rioxarray  # noqa: F401
 import xarray as xr
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.actors import ray_session
 from pipeline.grid import Window
 from pipeline.inventory import verify_scene
 from pipeline.masks import STATUS
 from pipeline.overviews import halve
+from pipeline.stac.catalogue import catalogued
 from pipeline.store import SceneStore
 from pipeline.swath import upsample_positions
 from tests.archives import NODATA, SCALE_FACTOR, counts, run_job, write_model
 from tests.scenes import write_geotiff, write_zarr
+from tests.stac_schemas import validate
 
 ROWS, COLUMNS = 50, 70
 
@@ -111,6 +117,58 @@ def test_overviews_are_means_and_placed(output: Path) -> None:
     assert [entry["asset"] for entry in layout] == ["reflectance", "overviews/2/reflectance"]
     for entry in layout:
         assert (output / "grid.zarr" / entry["asset"]).is_dir()
+
+
+def test_the_run_leaves_a_valid_catalogue(output: Path) -> None:
+    for name in ("grid", "swath"):
+        item = json.loads((output / "stac" / "items" / f"{name}.json").read_text())
+        validate(item)
+        assert item["properties"]["sr:consistency_relative_rmse"] > 0
+        for asset in item["assets"].values():
+            assert (output / "stac" / "items" / asset["href"]).resolve().exists()
+    west, _, east, _ = item["bbox"]
+    assert west > 179 and east < -179  # the swath lies across the antimeridian
+    assert set(catalogued(str(output))) == {"grid", "swath"}
+
+
+def test_a_catalogue_that_is_behind_is_made_good(output: Path) -> None:
+    folder = output / "stac"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "items.parquet").unlink()
+    (folder / "items" / "grid.json").unlink()
+    (folder / "quicklooks" / "grid.png").unlink()
+    done = CliRunner().invoke(cli.app, ["catalogue", str(output), "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert sorted(report["written"]) == ["grid", "swath"] and report["notes"] == []
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    for path in before.keys() - {folder / "items.parquet"}:
+        assert after[path] == before[path], path
+    again = CliRunner().invoke(cli.app, ["catalogue", str(output)])
+    assert "2 items: 0 written, 0 removed" in again.stdout
+
+
+def test_a_scene_that_cannot_be_made_anew_leaves_the_catalogue(
+    archive: Path, model: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(archive, source)
+    run_job(source, tmp_path / "out", model, tile=32)
+    values = counts(ROWS, COLUMNS)
+    values[:] = NODATA
+    write_geotiff(source / "grid.tif", values, scale=SCALE_FACTOR, nodata=NODATA)
+    report = run_job(source, tmp_path / "out", model, tile=32)
+    assert {row.scene_id: row.status for row in report.rows} == {
+        "grid": "quarantined",
+        "swath": "skipped",
+    }
+    # Set aside before anything was taken away: the scene of the old source stays, with its item.
+    assert set(catalogued(str(tmp_path / "out"))) == {"grid", "swath"}
+    SceneStore(str(tmp_path / "out"), "grid").unpublish()
+    run_job(source, tmp_path / "out", model, tile=32)
+    done = CliRunner().invoke(cli.app, ["catalogue", str(tmp_path / "out")])
+    assert "1 items: 0 written, 1 removed" in done.stdout
 
 
 def test_consistency_is_stated(output: Path) -> None:

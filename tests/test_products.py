@@ -23,7 +23,6 @@ from rasterio.transform import Affine
 
 from infra.local_s3 import LocalS3
 from pipeline.catalog import list_scenes
-from pipeline.errors import SceneError
 from pipeline.readers import archive as archives
 from pipeline.readers import emit, open_scene
 from pipeline.readers.flags import FLAGS
@@ -44,6 +43,7 @@ from tests.scenes import (
     CRS,
     TRANSFORM,
     cube,
+    fault_of,
     listed,
     real,
     wavelengths,
@@ -52,16 +52,6 @@ from tests.scenes import (
 )
 
 BANDS, ROWS, COLS = 5, 40, 30
-
-
-def code_of(uri: Any, load: bool = False) -> tuple[str, str]:
-    with pytest.raises(SceneError) as caught:
-        scene = open_scene(str(uri))
-        if load:
-            scene.load()
-    assert "\n" not in caught.value.message
-    pickle.loads(pickle.dumps(caught.value))  # noqa: S301
-    return caught.value.code, caught.value.message
 
 
 def flags_of(scene: xr.Dataset) -> set[str]:
@@ -188,7 +178,7 @@ def test_enmap_zip_on_s3(enmap: Path, tmp_path: Path, s3: LocalS3) -> None:
 def test_remote_compressed_tar_is_refused(enmap: Path, tmp_path: Path) -> None:
     packed = pack(enmap, tmp_path / "ENMAP_x.tar.gz")
     fsspec.filesystem("memory").put(str(packed), f"/{tmp_path.name}.tar.gz")
-    code, message = code_of(f"memory:///{tmp_path.name}.tar.gz")
+    code, message = fault_of(f"memory:///{tmp_path.name}.tar.gz")
     assert code == "unsupported" and "unpack" in message
 
 
@@ -258,14 +248,14 @@ BILLION = (
 def test_hostile_metadata(tmp_path: Path, text: str) -> None:
     path = write_enmap(tmp_path, image())
     (tmp_path / f"{ENMAP_STEM}-METADATA.XML").write_text(text)
-    assert code_of(path)[0] == "bad-header"
-    assert code_of(pack(tmp_path, tmp_path.parent / f"{tmp_path.name}.zip"))[0] == "bad-header"
+    assert fault_of(path)[0] == "bad-header"
+    assert fault_of(pack(tmp_path, tmp_path.parent / f"{tmp_path.name}.zip"))[0] == "bad-header"
 
 
 def test_huge_metadata_is_refused(tmp_path: Path) -> None:
     path = write_enmap(tmp_path, image())
     os.truncate(tmp_path / f"{ENMAP_STEM}-METADATA.XML", 17 * 2**20)
-    assert code_of(path)[0] == "bad-header"
+    assert fault_of(path)[0] == "bad-header"
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
@@ -274,7 +264,7 @@ def test_truncated_image(tmp_path: Path, form: str, keep: float) -> None:
     path = write_enmap(tmp_path / "product", image())
     os.truncate(path, int(keep if keep > 1 else keep * path.stat().st_size))
     uri = path if form == "folder" else pack(path.parent, tmp_path / f"enmap.{form}")
-    assert code_of(uri)[0] == "truncated"
+    assert fault_of(uri)[0] == "truncated"
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
@@ -282,7 +272,7 @@ def test_truncated_image(tmp_path: Path, form: str, keep: float) -> None:
 def test_truncated_archive(enmap: Path, tmp_path: Path, form: str, share: float) -> None:
     packed = pack(enmap, tmp_path / f"enmap.{form}")
     os.truncate(packed, int(share * packed.stat().st_size))
-    assert code_of(packed, load=True)[0] in ("truncated", "unreadable")
+    assert fault_of(packed, load=True)[0] in ("truncated", "unreadable")
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "a\\x", "a}x", 'a"x'])
@@ -297,7 +287,7 @@ def test_paths_that_lead_out_are_refused(enmap: Path, tmp_path: Path, form: str,
     else:
         with tarfile.open(packed, "a") as tar:
             tar.addfile(tarfile.TarInfo(f"{name}-SPECTRAL_IMAGE.TIF"))
-    code, message = code_of(packed)
+    code, message = fault_of(packed)
     assert code == "bad-header" and "unsafe" in message
 
 
@@ -317,7 +307,7 @@ def test_links_in_a_tar_are_no_files(tmp_path: Path) -> None:
         link = tarfile.TarInfo(f"{ENMAP_STEM}-SPECTRAL_IMAGE.TIF")
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.tif")
         tar.addfile(link)
-    assert code_of(tmp_path / "enmap.tar")[0] == "unsupported"
+    assert fault_of(tmp_path / "enmap.tar")[0] == "unsupported"
 
 
 def test_archives_that_are_no_single_product(enmap: Path, tmp_path: Path) -> None:
@@ -325,16 +315,16 @@ def test_archives_that_are_no_single_product(enmap: Path, tmp_path: Path) -> Non
     for name in ("a", "b"):
         write_geotiff((two / name).with_suffix(".tif"), image()) if two.exists() else two.mkdir()
         write_geotiff(two / f"{name}-SPECTRAL_IMAGE.TIF", image())
-    assert code_of(pack(two, tmp_path / "enmap2.zip"))[0] == "ambiguous"
+    assert fault_of(pack(two, tmp_path / "enmap2.zip"))[0] == "ambiguous"
     outer = tmp_path / "outer"
     outer.mkdir()
     pack(enmap, outer / "inner.zip")
-    code, message = code_of(pack(outer, tmp_path / "dims_op_1.tar"))
+    code, message = fault_of(pack(outer, tmp_path / "dims_op_1.tar"))
     assert code == "unsupported" and "unpack" in message
     with zipfile.ZipFile(tmp_path / "enmap_many.zip", "w") as packed:
         for number in range(10_001):
             packed.writestr(f"{number}", b"")
-    assert code_of(tmp_path / "enmap_many.zip")[0] == "unsupported"
+    assert fault_of(tmp_path / "enmap_many.zip")[0] == "unsupported"
 
 
 def test_archive_lies_about_sizes(enmap: Path, tmp_path: Path) -> None:
@@ -346,7 +336,7 @@ def test_archive_lies_about_sizes(enmap: Path, tmp_path: Path) -> None:
     assert data[at : at + 4] == b"PK\1\2"
     data[at + 24 : at + 28] = b"\xfe\xff\xff\xff"  # uncompressed size, almost 4 GiB
     packed.write_bytes(data)
-    code, message = code_of(packed)
+    code, message = fault_of(packed)
     assert code == "bad-header" and "claims 4294967294" in message
 
 
@@ -397,7 +387,7 @@ def test_real_enmap_zip_says_why(tmp_path: Path) -> None:
     assert (found.scene_id, found.format) == ("enmap_L2A_gtif_qualification", "product")
     (alone,) = list_scenes(str(path)).scenes
     assert alone == found
-    code, message = code_of(path)
+    code, message = fault_of(path)
     assert code == "truncated" and "empty" in message
 
 
@@ -536,26 +526,26 @@ def test_hdf5_faults(tmp_path: Path) -> None:
     path = write_emit(tmp_path, cube(BANDS, ROWS, COLS, "f4"), *lat_lon())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert code_of(path)[0] == "truncated"
+    assert fault_of(path)[0] == "truncated"
     path.write_bytes(b"")
-    assert code_of(path)[0] == "truncated"
+    assert fault_of(path)[0] == "truncated"
     path.write_bytes(b"CDF\1" + bytes(100))
-    assert code_of(path)[0] == "bad-header"
+    assert fault_of(path)[0] == "bad-header"
     with h5py.File(path, "w") as file:
         file["temperature"] = np.zeros((3, 3))
-    assert code_of(path)[0] == "unsupported"
+    assert fault_of(path)[0] == "unsupported"
     with h5py.File(path, "w") as file:  # the cube lives in another file
         file["reflectance"] = h5py.ExternalLink("/etc/passwd", "x")
         file["sensor_band_parameters/wavelengths"] = wavelengths(BANDS)
-    assert code_of(path)[0] == "unsupported"
+    assert fault_of(path)[0] == "unsupported"
     with h5py.File(path, "w") as file:
         file["reflectance"] = np.zeros((3, 3, 3), "f4")
         file["sensor_band_parameters"] = h5py.ExternalLink("other.nc", "sensor_band_parameters")
-    assert code_of(path)[0] == "unsupported"
+    assert fault_of(path)[0] == "unsupported"
     with h5py.File(path, "w") as file:
         file["reflectance"] = np.zeros((3, 3), "f4")
         file["sensor_band_parameters/wavelengths"] = wavelengths(BANDS)
-    assert code_of(path)[0] == "bad-header"
+    assert fault_of(path)[0] == "bad-header"
 
 
 def test_emit_claims_ten_terabytes(tmp_path: Path) -> None:
@@ -566,7 +556,7 @@ def test_emit_claims_ten_terabytes(tmp_path: Path) -> None:
         file["sensor_band_parameters/wavelengths"] = wavelengths(285)
         file["location/glt_x"] = file["location/glt_y"] = np.ones((2, 2), "i4")
         file.attrs["geotransform"] = np.arange(6.0)
-    code, message = code_of(tmp_path / EMIT_NAME)
+    code, message = fault_of(tmp_path / EMIT_NAME)
     assert code == "bad-header" and "claims" in message
 
 
@@ -662,7 +652,7 @@ def test_prisma_remote(tmp_path: Path) -> None:
 
 def test_prisma_faults(tmp_path: Path) -> None:
     path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR), level="L2C")
-    assert code_of(path)[0] == "unsupported"
+    assert fault_of(path)[0] == "unsupported"
     path = write_prisma(tmp_path, *prisma_cubes(), (VNIR, SWIR))
     for change in (
         lambda file: file.attrs.pop("List_Cw_Vnir"),
@@ -675,7 +665,7 @@ def test_prisma_faults(tmp_path: Path) -> None:
         whole = path.read_bytes()
         with h5py.File(path, "r+") as file:
             change(file)
-        assert code_of(path)[0] == "bad-header"
+        assert fault_of(path)[0] == "bad-header"
         path.write_bytes(whole)
     with h5py.File(path, "r+") as file:
         del file.attrs["Epsg_Code"]
@@ -691,7 +681,7 @@ def test_prisma_claims_ten_terabytes(tmp_path: Path) -> None:
             del fields[name]
             shape = (700_000, 6, 700_000)
             fields.create_dataset(name, shape, "u2", chunks=(64, 6, 64))
-    assert code_of(path)[0] == "bad-header"
+    assert fault_of(path)[0] == "bad-header"
 
 
 def test_prisma_pixels_of_another_size_are_noted(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tests.scenes import (
     TRANSFORM,
     cube,
     envi_header,
+    fault_of,
     listed,
     real,
     wavelengths,
@@ -49,13 +50,7 @@ def values(scene: xr.Dataset) -> Any:
 
 
 def code_of(uri: Any, load: bool = False) -> str:
-    with pytest.raises(SceneError) as caught:
-        scene = open_scene(str(uri))
-        if load:
-            scene.load()
-    assert "\n" not in caught.value.message
-    pickle.loads(pickle.dumps(caught.value))  # noqa: S301
-    return caught.value.code
+    return fault_of(uri, load)[0]
 
 
 def every_format(folder: Path, data: Any) -> dict[str, str]:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from model import Card, load_checkpoint
 from pipeline import SceneError, UsageError, open_scene
-from pipeline.resampling import NOTE, SHIFT, combine_values, in_model_bands, resample
-from pipeline.response import SIGMA, Bands, combine, local_steps
 from pipeline.spectral import plan_bands
+from pipeline.spectral.resampling import NOTE, SHIFT, combine_values, in_model_bands, resample
+from pipeline.spectral.response import SIGMA, Bands, combine, local_steps
 from tests.scenes import real
 from tests.test_model import make_card, make_net
 

@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SceneError
-from pipeline.matching import default_tolerance, find_map
 from pipeline.spectral import (
     BandPlan,
     BandWindow,
     band_windows,
     match_bands,
-    stretches,
-    window_starts,
 )
+from pipeline.spectral.matching import default_tolerance, find_map
+from pipeline.spectral.windows import stretches, window_starts
 from tests.test_model import make_card, make_net
 
 CARD = make_card(make_net())  # nine bands, 500 to 580 nm

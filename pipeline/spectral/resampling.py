@@ -1,7 +1,7 @@
 """A scene in the model's bands: `--bands resample`.
 
 Lazy: windows are combined as they are read. Only bands marked good take part. The weights and what
-they assume are in `pipeline.response`. Where a side states no FWHM, its band step is taken, as the
+they assume are in `response`. Where a side states no FWHM, its band step is taken, as the
 documentation of `resample2` in the R package `prospectr` has it.
 """
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from model import Card
 from pipeline.errors import SceneError, UsageError
-from pipeline.response import COVERED, Bands, Combination, combine, local_steps
 from pipeline.settings import Bands as Policy
+from pipeline.spectral.response import COVERED, Bands, Combination, combine, local_steps
 
 MISSING = 0.1  # of a band's weight that a pixel may lack; the rest is scaled up
 NOTE = "resampling"  # attributes of a resampled scene: what was done, in words,

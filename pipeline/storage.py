@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, one_line
 
 # A password may hold "/" and "@" where nobody encoded it; "host:8080/a@b" has none.
 _USERINFO = re.compile(
@@ -79,7 +79,7 @@ def unstrip(filesystem: Any, path: str) -> str:
 
 def describe(error: BaseException) -> str:
     """A library's error in one short line without credentials."""
-    text = without_secrets(" ".join(str(error).split()))[:_LONGEST_CAUSE]
+    text = without_secrets(one_line(str(error)))[:_LONGEST_CAUSE]
     return f"{type(error).__name__} {text}".strip()
 
 

@@ -182,7 +182,7 @@ class SceneStore:
         """
         state = self.state() or {}
         if len(records) != state.get("tiles"):
-            raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
+            raise RuntimeError(f"{len(records)} of {state.get('tiles')!r} tiles are in the ledger")
         entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
         write_atomic(self._fs, join(self._state, "ledger.json"), json.dumps(entries).encode())
         groups = _object(self._fs.cat_file(join(self._state, "groups.json")))

@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -24,13 +25,21 @@ from model.config import SSPSRConfig
 from model.sspsr import SSPSR
 
 _CARD_KEY = "card"
+_BLOCK = "trunk.body.net."
 _MAX_BYTES = 4 << 30
 _SHIPPED = Path(__file__).parent / "checkpoints"
 STARTER = "sspsr-cave31-x4"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why and what to do."""
+    """A checkpoint that cannot be used; the message says why and what to do, on one line.
+
+    What a terminal would obey, in names and errors that come from the file, is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 def shipped() -> list[str]:
@@ -109,9 +118,19 @@ def unpack(data: bytes, path: str) -> tuple[SSPSR, Card]:
     try:
         tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+        raise CheckpointError(f"{path} is not a safetensors file: {_line(error)}") from None
     card = _card_of(path, data)
-    return _build(card.architecture.config(), tensors), card
+    try:
+        return _build(card.architecture.config(), tensors), card
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{path} holds no network of this product: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    """The start of an error's text on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read(path: str) -> bytes:
@@ -122,7 +141,7 @@ def _read(path: str) -> bytes:
         names = ", ".join(shipped())
         raise CheckpointError(f"no checkpoint at {path}; shipped ones are: {names}") from None
     except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error}") from None
+        raise CheckpointError(f"cannot read checkpoint {path}: {_line(error)}") from None
     if len(data) > _MAX_BYTES:
         raise CheckpointError(f"{path} is larger than {_MAX_BYTES >> 30} GiB")
     return data
@@ -147,7 +166,9 @@ def _card_of(path: str, data: bytes) -> Card:
 
 
 def _build(config: SSPSRConfig, tensors: dict[str, Tensor]) -> SSPSR:
-    net = SSPSR(config)
+    _check_size(config, tensors)
+    with torch.device("meta"):  # shapes alone: the config of a foreign file may ask for terabytes
+        net = SSPSR(config)
     expected = {name: value.shape for name, value in net.state_dict().items()}
     given = {name: value.shape for name, value in tensors.items()}
     wrong = sorted(
@@ -160,8 +181,22 @@ def _build(config: SSPSRConfig, tensors: dict[str, Tensor]) -> SSPSR:
         )
     if any(not bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise CheckpointError("the weights hold NaN or infinity")
-    net.load_state_dict(tensors)
+    net.to_empty(device="cpu").load_state_dict(tensors)
     return net.eval()
+
+
+def _check_size(config: SSPSRConfig, tensors: dict[str, Tensor]) -> None:
+    """A network has more parameters than blocks and branches; foreign numbers may be endless."""
+    branches = 1 if config.shared_branch else _groups(config.bands, config)
+    if config.blocks * branches > len(tensors):
+        raise CheckpointError(
+            f"the architecture has {config.blocks} block(s) in {branches} branch(es), which the "
+            f"{len(tensors)} parameter(s) in the file cannot be"
+        )
+
+
+def _groups(bands: int, config: SSPSRConfig) -> int:
+    return -(-(bands - config.group_overlap) // (config.group_size - config.group_overlap))
 
 
 def import_published(
@@ -181,32 +216,53 @@ def import_published(
         CheckpointError: a whole pickled module or optimiser, or other weights than SSPSR's.
     """
     try:
+        _check_stored(data, name)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a hostile file may raise anything in the unpickler
         if "Weights only load failed" in str(error) or isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{name} holds pickled Python objects (a whole module?), which could run code on "
                 "loading, so it is refused; in the environment that wrote it, save "
                 "`model.state_dict()` alone and import that"
             ) from None
-        raise CheckpointError(f"{name} is not a readable .pth file: {error}") from None
-    tensors = _tensors_of(content, name)
+        raise CheckpointError(f"{name} is not a readable .pth file: {_line(error)}") from None
+    tensors = _tensors_of(content, name, len(data))
     config = _infer_config(tensors, name, group_overlap)
     card = Card(
-        name=name,
+        name=name[:200] or "unnamed",
         architecture=Architecture(**config.to_dict()),
         notes=["imported from a published .pth: wavelengths, training data and figures unknown"],
     )
-    return _build(config, tensors), card
+    try:
+        return _build(config, tensors), card
+    except RuntimeError as error:
+        raise CheckpointError(f"{name} holds no network of this product: {_line(error)}") from None
 
 
-def _tensors_of(content: object, name: str) -> dict[str, Tensor]:
-    """The state dict, bare or under the usual keys, without DataParallel's prefix."""
+def _check_stored(data: bytes, name: str) -> None:
+    """PyTorch never compresses its archives; one that is may unpack to any size."""
+    if data[:2] != b"PK":
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > len(data):
+        raise CheckpointError(f"{name} is compressed, which PyTorch never writes: refused")
+
+
+def _tensors_of(content: object, name: str, size: int) -> dict[str, Tensor]:
+    """The state dict, bare or under the usual keys, without DataParallel's prefix.
+
+    Views may make few bytes look like large tensors: together they may not exceed the file.
+    """
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{name} holds no state dict (a mapping of names to tensors)")
+    if sum(value.numel() * value.element_size() for value in content.values()) > size:
+        raise CheckpointError(f"{name} claims larger tensors than its {size} bytes can hold")
     return {str(key).removeprefix("module."): value.float() for key, value in content.items()}
 
 
@@ -218,8 +274,10 @@ def _infer_config(tensors: dict[str, Tensor], name: str, overlap: int | None) ->
         bands = tensors["final.weight"].shape[0]
     except KeyError as error:
         raise CheckpointError(f"{name} is not an SSPSR state dict: no {error}") from None
+    except (ValueError, IndexError):
+        raise CheckpointError(f"{name} is not an SSPSR state dict: {prefix}.head.weight") from None
     doublings = sum(key.startswith(f"{prefix}.upsample.") for key in tensors) // 2
-    blocks = {key.split(".")[3] for key in tensors if key.startswith("trunk.body.net.")}
+    blocks = {key[len(_BLOCK) :].partition(".")[0] for key in tensors if key.startswith(_BLOCK)}
     candidates = [overlap] if overlap is not None else _overlaps(tensors, bands, group_size, shared)
     try:
         return SSPSRConfig(

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,9 @@ from pipeline.errors import SceneError, UsageError
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
+from pipeline.ray_token import own_token
 from pipeline.settings import Precision
+from pipeline.storage import describe, redact
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
@@ -69,7 +71,7 @@ class TileActor:
         except SceneError as error:
             return Failure(error.code, error.message, error.code in _TRANSIENT)
         except Exception as error:
-            return Failure("tile-failed", f"{type(error).__name__}: {error}", True)
+            return Failure("tile-failed", describe(error), True)
 
 
 @contextmanager
@@ -87,6 +89,15 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
+    with nullcontext() if address else own_token():
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -100,11 +111,8 @@ def ray_session(address: str | None) -> Iterator[None]:
                 **quiet,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        place = redact(address or "this machine")
+        raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
 
 
 def _check_reachable(address: str | None) -> None:

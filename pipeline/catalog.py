@@ -10,12 +10,14 @@ own state folders and unrelated files are passed over.
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SceneError, UsageError
@@ -24,7 +26,7 @@ from pipeline.readers import recognise, scene_stem
 from pipeline.readers.delivery import is_archive, is_image, is_layer, is_product_archive, product_of
 from pipeline.readers.emit import is_companion, mask_names
 from pipeline.readers.envi import data_candidates
-from pipeline.storage import describe, open_filesystem, redact, unstrip, version_of
+from pipeline.storage import describe, is_local, open_filesystem, redact, unstrip, version_of
 
 STATE_FOLDER = "_sr-archive"
 _LONGEST_ID = 120
@@ -39,6 +41,9 @@ _BY_SUFFIX = {
     ".h5": "hdf",
 }
 _HEADER_PEEK = 64
+_OUTSIDE = "leads-outside"
+# Device names that Windows takes for files in every folder, with any suffix.
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)\d)(\..*)?")
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,31 @@ def _list(filesystem: Any, root: str, source: str) -> Listing:
         there = filesystem.exists(root)
         reason = "is empty" if there else "does not exist: check the path or URL"
         raise UsageError(f"{redact(source)} {reason}")
-    return {path: info for path, info in listing.items() if info.get("type") != "directory"}
+    files = {path: info for path, info in listing.items() if info.get("type") != "directory"}
+    return _regular(root, files) if is_local(filesystem) else files
+
+
+def _regular(root: str, files: Listing) -> Listing:
+    """The regular files of a local listing, links among them marked where they lead outside.
+
+    Pipes and devices are passed over: opening one could wait for ever. An ENVI header may describe
+    any bytes as an image, so a link could publish any file that this process may read.
+    """
+    kept: Listing = {}
+    inside = os.path.realpath(root)
+    for path, info in files.items():
+        if info.get("islink"):
+            target = os.path.realpath(path)
+            if not Path(target).is_file():
+                continue
+            info = dict(info)
+            info["mtime"] = Path(target).stat().st_mtime  # of the bytes, not of the link
+            if target != inside and not target.startswith(inside.rstrip("/") + "/"):
+                info[_OUTSIDE] = True
+        elif info.get("type") != "file":
+            continue
+        kept[path] = info
+    return kept
 
 
 def _single(filesystem: Any, path: str, listing: Listing) -> _Found:
@@ -305,9 +334,10 @@ def scene_id(name: str) -> str:
     """A name that is safe as one path component: letters, digits, `.`, `_`, `-`; 1 to 120 long."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name.strip("/").replace("/", "__")).lstrip(".")
     if len(safe) > _LONGEST_ID:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
         safe = f"{safe[: _LONGEST_ID - 13]}-{digest}"
-    return "scene_" + safe if safe in ("", STATE_FOLDER) else safe
+    reserved = safe in ("", STATE_FOLDER) or _RESERVED.fullmatch(safe) is not None
+    return "scene_" + safe if reserved else safe
 
 
 def _enter(
@@ -327,7 +357,7 @@ def _enter(
         if any(fnmatchcase(identity, glob) for glob in exclude):
             continue
         uri = unstrip(filesystem, item.path)
-        error = item.error
+        error = item.error or _link_error(uri, item)
         if error is None and identity in taken:
             message = f"{redact(uri)} has the id of {taken[identity]}: rename or exclude one"
             error = SceneError("duplicate-id", message)
@@ -342,6 +372,28 @@ def _enter(
         names = () if store else (name for name, _ in item.objects)
         parts = tuple(unstrip(filesystem, posixpath.join(folder, name)) for name in names)
         catalogue.scenes.append(SceneRef(identity, uri, item.format, version, size, parts))
+
+
+def set_twins_aside(catalogue: Catalogue) -> None:
+    """Reject scenes whose ids differ from an earlier one in nothing but case."""
+    first: dict[str, SceneRef] = {}
+    for scene in catalogue.scenes:
+        twin = first.setdefault(scene.scene_id.casefold(), scene)
+        if twin is not scene:
+            reason = f"the output takes its id for {twin.scene_id}: rename or exclude one"
+            error = SceneError("duplicate-id", f"{redact(scene.uri)}: {reason}")
+            catalogue.rejected.append((scene.scene_id, scene.uri, error))
+    catalogue.scenes = list(first.values())
+
+
+def _link_error(uri: str, item: _Found) -> SceneError | None:
+    led = next((name for name, info in item.objects if info.get(_OUTSIDE)), None)
+    if led is None:
+        return None
+    where = redact(uri)
+    named = "it" if led.strip("/") in (posixpath.basename(uri), "") else repr(led.strip("/"))
+    reason = f"{where}: {named} is a link that leads out of the source: name the scene by itself"
+    return SceneError("unsupported", f"{reason}, or put the file there")
 
 
 def combined_version(objects: Sequence[tuple[str, dict[str, Any]]], *, store: bool) -> str:

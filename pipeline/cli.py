@@ -17,7 +17,7 @@ from pipeline.console import print_table as _table
 from pipeline.errors import UsageError
 from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
-from pipeline.storage import redact
+from pipeline.storage import redact, without_secrets
 
 app = typer.Typer(
     help="Super-resolve whole archives of hyperspectral scenes.",
@@ -223,7 +223,12 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        _err.print(f"sr-archive: {error}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(
+            f"sr-archive: {without_secrets(str(error))}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         raise SystemExit(USAGE) from None
 
 

@@ -40,11 +40,25 @@ class SceneError(Exception):
     def __init__(self, code: ReasonCode, message: str) -> None:
         super().__init__(code, message)
         self.code: ReasonCode = code
-        self.message = " ".join(message.split())
+        self.message = one_line(message)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
 
 class UsageError(Exception):
-    """An option or an argument that cannot be used; raised before any work is done."""
+    """An option or an argument that cannot be used; raised before any work is done.
+
+    Its text is one line that holds no credentials.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Text on one line, with escapes for what a terminal would obey or not show."""
+    joined = " ".join(text.split())
+    if joined.isprintable():
+        return joined
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)

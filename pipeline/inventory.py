@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, one_line
 from pipeline.storage import check_reachable, join, open_filesystem, redact
-from pipeline.store import STATE, SceneStore
+from pipeline.store import STATE, SceneStore, fingerprint_in, is_safe_id
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,18 @@ def scenes_of(output: str) -> list[Entry]:
         raise UsageError(f"{redact(output)} is no output of sr-archive: it has no {STATE} folder")
     quarantined = {name.removesuffix(".json") for name in names(STATE, "quarantine")}
     known = set(names(STATE, "scenes")) | quarantined
-    return [_entry(SceneStore(output, scene_id)) for scene_id in sorted(known) if scene_id]
+    return [_entry(SceneStore(output, scene_id)) for scene_id in sorted(filter(is_safe_id, known))]
 
 
 def _entry(store: SceneStore) -> Entry:
     state = store.state() or {}
-    tiles = int(state.get("tiles", 0))
+    tiles = state.get("tiles")
+    tiles = tiles if isinstance(tiles, int) else 0
     problem = store.quarantined()
-    note = f"{problem['code']}: {problem['message']}" if problem else ""
+    note = "" if problem is None else one_line(f"{problem.get('code')}: {problem.get('message')}")
     published = store.published()
     if published is not None:
-        fingerprint = published.get("sr_archive", {}).get("fingerprint", "")
+        fingerprint = fingerprint_in(published)
         return Entry(store.scene_id, "published", tiles, tiles, note, fingerprint)
     done = len(store.ledger())
     return Entry(store.scene_id, "quarantined" if problem else "unfinished", tiles, done, note)

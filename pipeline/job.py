@@ -24,7 +24,7 @@ from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
-from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
+from pipeline.storage import describe, join, open_filesystem, redact, without_secrets, write_atomic
 from pipeline.store import STATE, SceneStore, TileRecord
 from pipeline.worker import Prepared
 
@@ -80,7 +80,7 @@ def load_model(settings: RunSettings) -> Model:
     try:
         return Model.of(*load_checkpoint(settings.model))
     except CheckpointError as error:
-        raise UsageError(f"--model: {error}") from error
+        raise UsageError(f"--model: {without_secrets(str(error))}") from error
 
 
 def run(settings: RunSettings, listeners: Sequence[Listener] = ()) -> RunReport:

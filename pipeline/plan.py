@@ -15,11 +15,13 @@ import numpy as np
 from model import SSPSR, Card
 from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
-from pipeline.catalog import Catalogue, SceneRef, list_scenes
+from pipeline.calibration import Calibration
+from pipeline.catalog import Catalogue, SceneRef, list_scenes, set_twins_aside
 from pipeline.errors import SceneError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
+from pipeline.readers.boundary import boundary, failure
 from pipeline.settings import (
     Attention,
     Bands,
@@ -31,11 +33,12 @@ from pipeline.settings import (
     RunSettings,
 )
 from pipeline.spectral import in_model_bands, plan_bands
-from pipeline.storage import check_reachable, redact
-from pipeline.store import SceneStore
+from pipeline.storage import check_reachable, folds_case, open_filesystem, redact
+from pipeline.store import SceneStore, fingerprint_in
 
 KEPT = "source, model or options changed since; kept as asked"
 _OPENERS = 8  # scenes opened at once while planning
+_MOST_TILES = 2**21
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,8 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
     catalogue = list_scenes(
         settings.source, settings.include, settings.exclude, asset=settings.asset
     )
+    if folds_case(*open_filesystem(settings.output)):
+        set_twins_aside(catalogue)
     options = OutputOptions.of(settings)
 
     def plan(ref: SceneRef) -> ScenePlan:
@@ -253,10 +258,10 @@ def standing(store: SceneStore, fingerprint: str) -> Standing:
     """What the output holds of a scene now, seen from a run that would make that fingerprint."""
     published = store.published()
     if published is not None:
-        present = published.get("sr_archive", {}).get("fingerprint") or ""
+        present = fingerprint_in(published)
         return Standing("published" if present == fingerprint else "stale", fingerprint=present)
     state = store.state()
-    if state is None or state.get("fingerprint") != fingerprint:
+    if state is None or state.get("fingerprint") != fingerprint or not _can_resume(store):
         return Standing("new")
     return Standing("resume", store.finished())
 
@@ -272,12 +277,22 @@ def _plan_scene(
     if there.status == "stale" and settings.stale == "keep":
         return ScenePlan(ref.scene_id, ref.uri, "kept", note=KEPT, fingerprint=there.fingerprint)
     try:
-        job, note = open_job(ref, settings.output, model, options, fingerprint)
+        with boundary(ref.uri, "cannot plan the scene", "bad-header"):
+            job, note = open_job(ref, settings.output, model, options, fingerprint)
     except SceneError as error:
         return ScenePlan(ref.scene_id, ref.uri, "quarantined", note=error.message, code=error.code)
     return ScenePlan(
         ref.scene_id, ref.uri, there.status, job, there.done, note, fingerprint=fingerprint
     )
+
+
+def _can_resume(store: SceneStore) -> bool:
+    """Whether the constants that the tiles of an earlier run were made with can be read."""
+    try:
+        Calibration.from_bytes(store.calibration() or b"")
+    except Exception:  # damaged or tampered with in whatever way: the scene is begun anew
+        return False
+    return True
 
 
 def open_job(
@@ -293,6 +308,9 @@ def open_job(
     good = np.asarray(scene["good_band"].values, dtype=bool).tolist()
     bands = plan_bands(scene, model.card, good, options.bands, options.outside, options.tolerance)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, model.card.architecture.scale)
+    if len(grid) > _MOST_TILES:
+        reason = f"{len(grid)} tiles, at most {_MOST_TILES} are planned: choose a larger --tile"
+        raise failure("unsupported", ref.uri, reason)
     job = SceneJob(
         scene_id=ref.scene_id,
         uri=ref.uri,

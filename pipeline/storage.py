@@ -10,9 +10,18 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, one_line
 
-_USERINFO = re.compile(r"(?P<scheme>[a-z0-9+.-]+://)[^/@\s]+@", re.IGNORECASE)
+# A password may hold "/" and "@" where nobody encoded it; "host:8080/a@b" has none.
+_USERINFO = re.compile(
+    r"(?P<scheme>[a-z0-9+.-]+://)([^/@:\s]+:(?!\d+(/|\s|$))\S*@|[^/@\s]+@)", re.IGNORECASE
+)
+# What signed URLs and error messages name credentials.
+_NAMED = re.compile(
+    r"(?P<name>\b(x-amz-(signature|credential|security-token)|sig|signature|awsaccesskeyid"
+    r"|(access|secret|account)_?key|secret_?access_?key|password|token)=)[^\s&'\"]+",
+    re.IGNORECASE,
+)
 _LONGEST_CAUSE = 200
 _QUERY = re.compile(r"\?[^\s]*")
 
@@ -20,6 +29,11 @@ _QUERY = re.compile(r"\?[^\s]*")
 def redact(url: str) -> str:
     """The URL without user information and query string, where credentials and signatures live."""
     return _QUERY.sub("", _USERINFO.sub(r"\g<scheme>", url))
+
+
+def without_secrets(text: str) -> str:
+    """Text of others, an error's mostly, without what may be a credential."""
+    return _NAMED.sub(r"\g<name>***", redact(text))
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -34,12 +48,28 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"cannot open {redact(url)}: {error}") from error
+        raise UsageError(f"cannot open {redact(url)}: {describe(error)}") from error
     return filesystem, path.rstrip("/") or "/"
 
 
 def is_local(filesystem: Any) -> bool:
     return isinstance(filesystem, LocalFileSystem)
+
+
+def folds_case(filesystem: Any, path: str) -> bool:
+    """Whether a local folder takes names that differ in nothing but case for one.
+
+    Nothing is written to find out: the nearest folder that exists is looked for under its own name
+    in the other case. Buckets never do.
+    """
+    if not is_local(filesystem):
+        return False
+    there = next(each for each in (Path(path), *Path(path).parents) if each.exists())
+    for each in (there, *there.parents):
+        if each.name != each.name.swapcase():
+            twin = each.with_name(each.name.swapcase())
+            return twin.exists() and twin.samefile(each)
+    return False
 
 
 def unstrip(filesystem: Any, path: str) -> str:
@@ -49,7 +79,8 @@ def unstrip(filesystem: Any, path: str) -> str:
 
 def describe(error: BaseException) -> str:
     """A library's error in one short line without credentials."""
-    return f"{type(error).__name__} {redact(' '.join(str(error).split()))[:_LONGEST_CAUSE]}".strip()
+    text = without_secrets(one_line(str(error)))[:_LONGEST_CAUSE]
+    return f"{type(error).__name__} {text}".strip()
 
 
 def read_if_present(filesystem: Any, path: str) -> bytes | None:

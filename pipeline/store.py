@@ -12,7 +12,9 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -37,6 +39,13 @@ STATE = "_sr-archive"
 LEDGER = "ledger.json"
 CALIBRATION = "calibration.safetensors"
 _COPIES = "copies.zip"
+_TILE = re.compile(r"\d{1,9}\.\d{1,9}")
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+def is_safe_id(scene_id: object) -> bool:
+    """Whether a scene's id is one path component and nothing else, as `catalog.scene_id` makes."""
+    return isinstance(scene_id, str) and _ID.fullmatch(scene_id) is not None
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,29 @@ class TileRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TileRecord:
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            TypeError, ValueError, KeyError: it is no record of a tile.
+        """
         objects = tuple(WrittenObject(**entry) for entry in values["objects"])
-        return cls(**{**values, "objects": objects})
+        record = cls(**{**values, "objects": objects})
+        texts = [record.tile, record.device, record.precision, record.consistency]
+        texts += [text for item in objects for text in (item.key, item.crc32c)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a record's names are texts")
+        safe = all(is_of_tile(each.key) and ".." not in each.key.split("/") for each in objects)
+        if _TILE.fullmatch(record.tile) is None or not safe:
+            raise ValueError(f"{record.tile!r} is no tile, or not all of its objects are a tile's")
+        return record
 
 
 class SceneStore:
     """One scene in the output."""
 
     def __init__(self, output: str, scene_id: str) -> None:
+        if not is_safe_id(scene_id):
+            raise SceneError("bad-header", f"{scene_id[:200]!r} cannot be the id of a scene")
         self.scene_id = scene_id
         self.output = output
         self.url = join(output, f"{scene_id}.zarr")
@@ -102,7 +126,7 @@ class SceneStore:
     def state(self) -> dict[str, Any] | None:
         """What `prepare` recorded (fingerprint, number of tiles), or None."""
         data = read_if_present(self._fs, join(self._state, "scene.json"))
-        return None if data is None else json.loads(data)
+        return None if data is None else _object(data)
 
     def calibration(self) -> bytes | None:
         return self.state_object(CALIBRATION)
@@ -149,7 +173,9 @@ class SceneStore:
     def ledger(self) -> dict[str, TileRecord]:
         """Finished tiles by key: the compact ledger of a published scene, or the single records."""
         compact = self.state_object(LEDGER)
-        return records_of(json.loads(compact) if compact else self._single_records())
+        documents = [compact] if compact else self._single_records()
+        records = [record for data in documents for record in _records(data)]
+        return {record.tile: record for record in records}
 
     def finished(self) -> frozenset[str]:
         """Tiles that need not be done again: in the ledger, and their objects are there.
@@ -164,9 +190,9 @@ class SceneStore:
             if all(present.get(item.key) == item.bytes for item in record.objects)
         )
 
-    def _single_records(self) -> list[dict[str, Any]]:
+    def _single_records(self) -> list[bytes]:
         paths = [path for path in self._find(join(self._state, "tiles")) if path.endswith(".json")]
-        return [json.loads(data) for data in self._fs.cat(paths).values()] if paths else []
+        return list(self._fs.cat(paths).values()) if paths else []
 
     def publish(self, attributes: dict[str, Any], records: Mapping[str, TileRecord]) -> None:
         """Make the scene visible: ledger first, then the root metadata in one write.
@@ -177,15 +203,14 @@ class SceneStore:
 
         Raises:
             RuntimeError: the ledger does not hold every tile.
+            SceneError: the state is damaged.
         """
         state = self.state() or {}
         if len(records) != state.get("tiles"):
-            raise RuntimeError(f"{len(records)} of {state.get('tiles')} tiles are in the ledger")
+            raise RuntimeError(f"{len(records)} of {state.get('tiles')!r} tiles are in the ledger")
         ledger = ledger_bytes(records)
-        groups = json.loads(self._fs.cat_file(join(self._state, "groups.json")))
-        for key in filter(lambda key: "/" not in key, groups):
-            _attributes_of(key, groups[key]).update(attributes)
-        documents = {key: json.dumps(groups[key], indent=1).encode() for key in groups}
+        groups = _object(self._fs.cat_file(join(self._state, "groups.json")))
+        documents = self._group_documents(groups, attributes)
         kept = self._kept()
         self.keep(Copies({**kept.scene, **documents}, {**kept.state, LEDGER: ledger}))
         self.put_state(LEDGER, ledger)
@@ -193,6 +218,24 @@ class SceneStore:
             self.put(key, document)
         self._remove(join(self._state, "tiles"))
         self.clear_quarantine()
+
+    def _group_documents(
+        self, groups: Mapping[str, Any], attributes: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        """What `prepare` held back, with the attributes.
+
+        Whoever can write the output must not make this process write anywhere else.
+        """
+        damaged = not any("/" not in key for key in groups) or not all(map(is_of_group, groups))
+        try:
+            for key in (key for key in groups if "/" not in key):
+                _attributes_of(key, groups[key]).update(attributes)
+        except (AttributeError, KeyError, TypeError):
+            damaged = True
+        if damaged:
+            where = f"{STATE}/scenes/{self.scene_id}"
+            raise SceneError("output-failed", f"{where} is damaged: remove it and run again")
+        return {key: json.dumps(document, indent=1).encode() for key, document in groups.items()}
 
     def unpublish(self) -> None:
         """Remove the scene, its root first, so that no reader sees a part."""
@@ -210,7 +253,7 @@ class SceneStore:
 
     def quarantined(self) -> dict[str, Any] | None:
         data = read_if_present(self._fs, self._quarantine)
-        return None if data is None else json.loads(data)
+        return None if data is None else _object(data)
 
     def clear_quarantine(self) -> None:
         if read_if_present(self._fs, self._quarantine) is not None:
@@ -288,10 +331,11 @@ def root_attributes(read: Callable[[str], bytes | None]) -> dict[str, Any] | Non
         marker = read(roots[-1])
         if marker is None:
             continue
-        try:
-            return dict(json.loads(marker).get("attributes") or json.loads(read(".zattrs") or b""))
-        except (ValueError, TypeError, AttributeError):
+        document = _json(marker)
+        if not isinstance(document, dict):
             return None
+        inside = document.get("attributes") or _json(read(".zattrs") or b"")
+        return inside if isinstance(inside, dict) else None
     return None
 
 
@@ -304,6 +348,37 @@ def ledger_bytes(records: Mapping[str, TileRecord]) -> bytes:
     """The compact ledger of a published scene."""
     entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
     return json.dumps(entries).encode()
+
+
+def fingerprint_in(attributes: Mapping[str, Any]) -> str:
+    """The fingerprint in a published scene's root attributes; empty where there is none."""
+    facts = attributes.get("sr_archive")
+    found = facts.get("fingerprint") if isinstance(facts, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A JSON object; empty where the bytes are none, so that nothing they say is believed."""
+    found = _json(data)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _records(data: bytes) -> list[TileRecord]:
+    """The records of a ledger, or the one of a tile; what is none is left out and done again."""
+    found = _json(data)
+    entries = found if isinstance(found, list) else [found]
+    records = []
+    for entry in entries:
+        with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+            records.append(TileRecord.from_dict(entry))
+    return records
 
 
 def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:

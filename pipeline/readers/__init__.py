@@ -29,6 +29,7 @@ __all__ = ["open_scene", "recognise", "scene_stem"]
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _HEAD_BYTES = 520
+_WEB = re.compile(r"(?i)https?://")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _DATA_SUFFIX = re.compile(
     r"(?i)\.(zarr|tiff?|hdr|img|raw|dat|bil|bsq|bip|bin|cube|envi|mat|npz"
@@ -57,7 +58,8 @@ def open_scene(uri: str, band_axis: int | None = None) -> xr.Dataset:
     filesystem, path = open_filesystem(uri)
     address = unstrip(filesystem, path)
     kind = recognise(filesystem, path)
-    scene: xr.Dataset = _READERS[kind](address, band_axis)
+    with boundary(address, f"cannot open the {kind} scene", "bad-header"):
+        scene: xr.Dataset = _READERS[kind](address, band_axis)
     scene.attrs.setdefault("scene_id", scene_stem(path))
     return scene
 
@@ -91,7 +93,9 @@ def _read_hdf(uri: str) -> xr.Dataset:
 
 
 def scene_stem(path: str) -> str:
-    """The file's name without folders and without the suffixes of scene formats."""
+    """The file's name without folders, a web address's query and the suffixes of scene formats."""
+    if _WEB.match(path):
+        path = path.partition("?")[0].partition("#")[0]
     name = path.rstrip("/").rpartition("/")[2]
     bare = _DATA_SUFFIX.sub("", name)
     if name.lower().endswith(".hdr"):  # scene.img.hdr beside scene.img

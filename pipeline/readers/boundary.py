@@ -13,11 +13,14 @@ from pipeline.storage import describe, redact
 
 @contextmanager
 def boundary(uri: str, what: str, code: ReasonCode = "unreadable") -> Iterator[None]:
-    """Turn whatever a library raises inside into a `SceneError`; running out of memory passes."""
+    """Turn whatever a library raises inside into a `SceneError` of one line."""
     try:
         yield
-    except (SceneError, UsageError, MemoryError):
+    except (SceneError, UsageError):
         raise
+    except MemoryError as error:
+        reason = f"{what}: it asks for more memory than there is"
+        raise failure("unreadable", uri, reason, error) from error
     except FileNotFoundError as error:
         raise failure("unreadable", uri, f"{what}: the file is not there", error) from error
     except PermissionError as error:

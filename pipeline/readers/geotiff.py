@@ -28,6 +28,7 @@ from pipeline.readers.scene import (
     Grid,
     SceneParts,
     assemble,
+    check_block,
     chunk_sizes,
     known_attrs,
     packing,
@@ -200,6 +201,7 @@ def _describe(uri: str, address: str, file: Any, facts: BandFacts | None) -> Sce
     dtype = np.dtype(file.dtypes[0])
     bands, rows, cols = shape = (file.count, file.height, file.width)
     notes: list[str] = []
+    _check_blocks(uri, file, dtype)
     centres, widths, flags, units = _band_tables(file)
     scales, offsets, fills = file.scales, file.offsets, file.nodatavals
     attrs = known_attrs(file.tags(ns="ENVI") | file.tags())
@@ -232,6 +234,11 @@ def _describe(uri: str, address: str, file: Any, facts: BandFacts | None) -> Sce
         attrs=attrs,
         notes=notes,
     )
+
+
+def _check_blocks(uri: str, file: Any, dtype: np.dtype[Any]) -> None:
+    interleaved = file.interleaving is not None and file.interleaving.value == "PIXEL"
+    check_block(uri, (file.count if interleaved else 1, *file.block_shapes[0]), dtype)
 
 
 def _grid(file: Any, notes: list[str]) -> Grid | None:

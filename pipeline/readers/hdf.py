@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.readers.blocks import open_blocks
 from pipeline.readers.boundary import failure
+from pipeline.readers.scene import check_block
 from pipeline.storage import is_local, open_filesystem
 
 _REMOTE_BLOCK = 256 * 2**10
@@ -97,6 +98,7 @@ def check_storage(uri: str, dataset: Any) -> None:
     if claimed > stored * _MOST_INFLATED:
         reason = f"{dataset.name.rpartition('/')[2]} claims {claimed} bytes and holds {stored}"
         raise failure("bad-header", uri, f"{reason}: fetch the product again")
+    check_block(uri, dataset.chunks or (), dataset.dtype)
 
 
 def inside(file: Any, path: str) -> Any:

@@ -24,7 +24,7 @@ from pipeline.readers.boundary import boundary
 from pipeline.readers.cache import MemberCube
 from pipeline.readers.candidates import choose_cube, is_cube
 from pipeline.readers.hdf import Hdf5Cube, is_plain, open_hdf5
-from pipeline.readers.scene import SceneParts, assemble, chunk_sizes
+from pipeline.readers.scene import SceneParts, assemble, check_block, chunk_sizes
 from pipeline.readers.spectral_axis import choose_band_axis, companion, to_nanometres, units_of
 from pipeline.storage import open_filesystem, redact, version_of
 
@@ -128,6 +128,7 @@ def read_matlab73(uri: str, band_axis: int | None = None) -> xr.Dataset:
         waves = None
         if listed is not None and found[listed].size <= _MOST_PIXELS_IN_LIST:
             waves = np.asarray(found[listed]).ravel(), units_of(listed)
+        check_block(uri, found[name].chunks or (), found[name].dtype)
     shape, dtype = arrays[name]
     axis = choose_band_axis(shape, waves and len(waves[0]), band_axis, notes)
     y, x = (other for other in range(3) if other != axis)

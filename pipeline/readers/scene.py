@@ -17,13 +17,17 @@ import numpy.typing as npt
 import pyproj
 import xarray as xr
 
-from pipeline.readers.boundary import boundary
+from pipeline.readers.boundary import boundary, failure
 from pipeline.storage import redact
 
 FloatArray = npt.NDArray[np.float64]
 GeoTransform = tuple[float, float, float, float, float, float]
 
 _MAX_CHUNK_BYTES = 96 * 2**20
+_MOST_BANDS = 10_000
+_MOST_SIDE = 2**22
+_MOST_CHUNKS = 2**18  # dask spends a microsecond on each for every window
+_LARGEST_BLOCK = 2**30  # one is decoded whole
 _SENSOR_KEYS = ("sensor", "sensor type", "sensor_type", "instrument", "platform", "mission")
 _TIME_KEYS = (
     "datetime",
@@ -211,8 +215,13 @@ class SceneParts:
 
 
 def assemble(parts: SceneParts) -> xr.Dataset:
-    """The lazy Dataset of the scene contract from what one reader found."""
+    """The lazy Dataset of the scene contract from what one reader found.
+
+    Raises:
+        SceneError: `unsupported`, the scene claims more than could ever be worked on.
+    """
     reader = parts.reader
+    _check_size(parts)
     cube = LazyCube(reader, parts.packing, parts.uri)
     meta = np.empty((0, 0, 0), np.float32)
     lazy = da.from_array(  # type: ignore[no-untyped-call]
@@ -229,6 +238,31 @@ def assemble(parts: SceneParts) -> xr.Dataset:
     if parts.notes:
         attrs["reader_notes"] = "; ".join(parts.notes)
     return xr.Dataset({"reflectance": reflectance, **parts.variables}, coords, attrs)
+
+
+def _check_size(parts: SceneParts) -> None:
+    """A few bytes of a header, or a sparse file, may claim any size."""
+    bands, rows, cols = reader_shape = parts.reader.shape
+    size = "x".join(map(str, reader_shape))
+    if min(reader_shape) < 1:
+        raise failure("no-cube", parts.uri, f"an image of {size} holds nothing")
+    if bands > _MOST_BANDS or max(rows, cols) > _MOST_SIDE:
+        reason = f"{size} (bands, rows, cols): at most {_MOST_BANDS} bands of {_MOST_SIDE} pixels"
+        raise failure("unsupported", parts.uri, f"{reason} along a side are read")
+    chunks = math.prod(
+        -(-count // chunk) for count, chunk in zip(reader_shape, parts.chunks, strict=True)
+    )
+    if chunks > _MOST_CHUNKS:
+        reason = f"{size} are {chunks} blocks, at most {_MOST_CHUNKS} are read: cut it into parts"
+        raise failure("unsupported", parts.uri, reason)
+
+
+def check_block(uri: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Raise `SceneError` if one block of a file, which is decoded whole, is unreasonably large."""
+    size = math.prod(int(side) for side in shape) * dtype.itemsize
+    if size > _LARGEST_BLOCK:
+        reason = f"blocks of {size >> 20} MiB, at most {_LARGEST_BLOCK >> 20} are read"
+        raise failure("unsupported", uri, f"{reason}: write it in smaller blocks")
 
 
 def _band_coords(parts: SceneParts, bands: int) -> dict[str, Any]:

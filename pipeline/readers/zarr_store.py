@@ -27,6 +27,7 @@ from pipeline.readers.scene import (
     Grid,
     SceneParts,
     assemble,
+    check_block,
     chunk_sizes,
     known_attrs,
     packing,
@@ -126,6 +127,7 @@ def _describe(
     reader = ZarrCube(uri, name, cube, axes)
     wavelength, fwhm, flags = _spectral(arrays, own, reader.shape[0], notes)
     grid, coords = _georeferencing(uri, arrays, own, dims, axes, reader.shape, notes)
+    check_block(uri, cube.chunks, np.dtype(cube.dtype))
     block = [cube.chunks[axis] for axis in axes]
     chunks = chunk_sizes(reader.shape, (block[1], block[2]))
     if chunks[1] % block[1] or chunks[2] % block[2]:

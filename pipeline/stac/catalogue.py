@@ -27,6 +27,7 @@ from pipeline.errors import SceneError
 from pipeline.stac.item import COLLECTION, STAC_VERSION, Item, rfc3339
 from pipeline.stac.table import field_of, from_bytes, items_of, joined, table_of, to_bytes, without
 from pipeline.storage import join, open_filesystem, read_if_present, redact, write_atomic
+from pipeline.store import is_safe_id
 
 FOLDER = "stac"
 _WRITERS = 16
@@ -170,7 +171,7 @@ class _Place:
             self._fs.rm_file(self._table)
 
     def remove_items(self, ids: Iterable[str]) -> None:
-        for name in ids:
+        for name in filter(is_safe_id, ids):  # a table that was tampered with may name any file
             for path in (self._item(f"{name}.json"), join(self._root, "quicklooks", f"{name}.png")):
                 if self._fs.exists(path):
                     self._fs.rm_file(path)

@@ -18,7 +18,7 @@ from pipeline.stac.catalogue import FOLDER, CatalogueReport, catalogued, update_
 from pipeline.stac.facts import facts_of_published
 from pipeline.stac.item import Item, scene_item
 from pipeline.storage import describe, join, open_filesystem, write_atomic
-from pipeline.store import SceneStore
+from pipeline.store import SceneStore, is_safe_id
 
 
 def save_quicklook(output: str, scene_id: str) -> None:
@@ -49,7 +49,7 @@ def bring_up_to_date(
     gone = [
         name
         for name in sorted(known.keys() & set(perhaps_gone))
-        if SceneStore(output, name).published() is None
+        if not is_safe_id(name) or SceneStore(output, name).published() is None
     ]
     report = update_catalogue(output, _items(output, sorted(changed), notes), gone)
     report.notes += notes

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.catalog import Reconciliation, list_scenes
-from pipeline.errors import UsageError
+from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
 from pipeline.storage import redact
@@ -274,10 +274,10 @@ def verify(
 
 
 def main() -> None:
-    """Run the command; a `UsageError` is one line and exit status 2."""
+    """Run the command; a `UsageError` or a store that stays away is one line, exit status 2."""
     try:
         app()
-    except UsageError as error:
+    except (UsageError, StoreUnavailable) as error:
         _err.print(f"sr-archive: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(USAGE) from None
 

@@ -47,3 +47,11 @@ class SceneError(Exception):
 
 class UsageError(Exception):
     """An option or an argument that cannot be used; raised before any work is done."""
+
+
+class StoreUnavailable(Exception):
+    """A store gave no usable answer until the time for retries was over; one line.
+
+    No `OSError`, because fsspec's walks leave out what raises one, and a listing that fails must
+    not pass for a short one.
+    """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from pipeline.arrays import (
     is_of_tile,
     root_last,
 )
+from pipeline.errors import StoreUnavailable
 from pipeline.grid import Window
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
@@ -162,8 +164,9 @@ class SceneStore:
             if "/" not in key:
                 _attributes_of(key, document).update(attributes)
             write_atomic(self._fs, join(self.path, key), json.dumps(document, indent=1).encode())
-        self._remove(join(self._state, "tiles"))
-        self.clear_quarantine()
+        with suppress(StoreUnavailable):  # the scene is published, and what stays harms nobody
+            self._remove(join(self._state, "tiles"))
+            self.clear_quarantine()
 
     def unpublish(self) -> None:
         """Remove the scene, its root first, so that no reader sees a part."""

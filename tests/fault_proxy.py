@@ -31,13 +31,15 @@ Kind = Literal[
     "cut",  # done, and answered with half of the body, then a reset
     "lost-reply",  # done, and the connection is reset instead of an answer
     "late-error",  # done, and answered with 500 InternalError
+    "hidden-error",  # 200 whose body says that nothing was done; for POST
     "delay",  # done after `seconds`
 ]
-_BEFORE = ("slow-down", "internal-error", "reset", "hang", "delay")
+_BEFORE = ("slow-down", "internal-error", "reset", "hang", "hidden-error", "delay")
 _HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 _ERRORS = {
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "internal-error": (500, "InternalError", "We encountered an internal error."),
+    "hidden-error": (200, "InternalError", "We encountered an internal error."),
     "late-error": (500, "InternalError", "We encountered an internal error."),
 }
 
@@ -179,7 +181,9 @@ class FaultProxy:
     @staticmethod
     def _error(kind: Kind) -> web.Response:
         status, code, message = _ERRORS[kind]
-        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        text = f"<Error><Key>?</Key><Code>{code}</Code><Message>{message}</Message></Error>"
+        if status == 200:
+            text = f"<DeleteResult>{text}</DeleteResult>"
         return web.Response(status=status, text=text, content_type="application/xml")
 
     @staticmethod

@@ -1,9 +1,9 @@
 """S3 whose requests survive a store that fails for a while.
 
 Every request that fsspec, Zarr, the readers or GDAL send to S3 passes through `_PatientSession`,
-the one place where requests are repeated. What the libraries do by themselves is bounded by a number
-of tries, differs from call to call, does not repeat a body that is cut while chunks are read side
-by side, and leaves out the folders of a listing that fails; it is turned off here.
+the one place where requests are repeated. What the libraries do by themselves is bounded by a
+number of tries, differs from call to call, does not repeat a body that is cut while chunks are read
+side by side, and leaves out the folders of a listing that fails; it is turned off here.
 
 Which answers are transient is taken from Amazon's "Error responses" of the S3 API reference and its
 "Best practices design patterns: timeouts and retries": 5xx and 429 by status, the rest by code.
@@ -87,7 +87,7 @@ class Patience:
             _away.add(self._host)
             raise StoreUnavailable(
                 f"the store at {self._host} gave no answer to {self._name or 'a listing'} for "
-                f"{spent:.0f} s, {self._tries} tries (last: {fault}); run the same command again "
+                f"{spent:.1f} s, {self._tries} tries (last: {fault}); run the same command again "
                 "when it is back, or raise SR_ARCHIVE_STORE_RETRY_SECONDS"
             )
         await asyncio.sleep(pause)
@@ -117,7 +117,7 @@ class _Held:
         return getattr(self._response, name)
 
 
-class _PatientSession(AIOHTTPSession):
+class _PatientSession(AIOHTTPSession):  # type: ignore[misc]
     """Repeats a request until its answer is whole, or the budget is over.
 
     A repeated PUT or DELETE does what the first one did, should that have arrived and only its

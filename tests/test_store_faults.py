@@ -14,7 +14,7 @@ import s3fs
 
 from infra.local_s3 import LocalS3
 from infra.processes import port_is_free
-from pipeline import UsageError, events, open_scene, s3
+from pipeline import SceneError, UsageError, events, open_scene, s3
 from pipeline.actors import ray_session
 from pipeline.errors import StoreUnavailable
 from pipeline.inventory import verify_scene
@@ -164,6 +164,19 @@ def test_cut_reads_never_reach_a_reader(store: FaultProxy, source: str, name: st
     assert np.array_equal(found, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["tiff.tif", "envi.hdr", "store.zarr"])
+def test_a_reader_says_that_the_store_is_away(
+    store: FaultProxy, source: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL calls a file bad whose bytes it cannot get; a bad header would not be tried again."""
+    monkeypatch.setenv(BUDGET, "0.1")
+    scene = open_scene(f"{source}/{name}")
+    store.disturb(Fault("slow-down"))
+    with pytest.raises(SceneError, match="gave no answer") as error:
+        scene["reflectance"].values  # noqa: B018
+    assert error.value.code == "unreadable"
+
+
 def test_what_is_absent_or_forbidden_is_known_at_once(
     store: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +209,7 @@ def test_the_end_of_the_budget_is_one_line_and_then_brief(
     assert 0.2 < first < 1.5 and time.monotonic() - began - first < 0.3
     store.heal()
     filesystem.pipe_file(path, b"x")
-    store.disturb(Fault("slow-down", first=6))  # the whole budget is back
+    store.disturb(Fault("slow-down", first=4))  # the whole budget is back
     filesystem.pipe_file(path, b"y")
     assert filesystem.cat_file(path) == b"y"
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayActorError
 
-from pipeline.errors import SceneError, UsageError
+from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
@@ -70,6 +70,8 @@ class TileActor:
             return self._worker.prepare(job) if tile is None else self._worker.process(job, tile)
         except SceneError as error:
             return Failure(error.code, error.message, error.code in _TRANSIENT)
+        except StoreUnavailable as error:
+            return Failure("output-failed", str(error), True)
         except Exception as error:
             return Failure("tile-failed", describe(error), True)
 

@@ -14,7 +14,7 @@ from pipeline.console import err as _err
 from pipeline.console import out as _out
 from pipeline.console import print_json as _print_json
 from pipeline.console import print_table as _table
-from pipeline.errors import UsageError
+from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.options import AsJson, describe_option, settings_options
 from pipeline.settings import RunSettings
 from pipeline.storage import redact, without_secrets
@@ -219,10 +219,10 @@ def catalogue(
 
 
 def main() -> None:
-    """Run the command; a `UsageError` is one line and exit status 2."""
+    """Run the command; a `UsageError` or a store that stays away is one line, exit status 2."""
     try:
         app()
-    except UsageError as error:
+    except (UsageError, StoreUnavailable) as error:
         _err.print(
             f"sr-archive: {without_secrets(str(error))}",
             markup=False,

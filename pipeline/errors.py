@@ -56,6 +56,14 @@ class UsageError(Exception):
         super().__init__(one_line(message))
 
 
+class StoreUnavailable(Exception):
+    """A store gave no usable answer until the time for retries was over; one line.
+
+    No `OSError`, because fsspec's walks leave out what raises one, and a listing that fails must
+    not pass for a short one.
+    """
+
+
 def one_line(text: str) -> str:
     """Text on one line, with escapes for what a terminal would obey or not show."""
     joined = " ".join(text.split())

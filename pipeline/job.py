@@ -16,7 +16,7 @@ from pipeline import events
 from pipeline.actors import ActorPool, Admission, Dispatcher, Handlers, Share, Work, ray_session
 from pipeline.calibration import Calibration
 from pipeline.changes import check_unchanged
-from pipeline.errors import SceneError, UsageError
+from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
@@ -79,7 +79,7 @@ def load_model(settings: RunSettings) -> Model:
     """
     try:
         return Model.of(*load_checkpoint(settings.model))
-    except CheckpointError as error:
+    except (CheckpointError, StoreUnavailable) as error:
         raise UsageError(f"--model: {without_secrets(str(error))}") from error
 
 
@@ -127,7 +127,7 @@ class Run:
         self._catalogue()
         self.report.rows = [self._rows[key] for key in sorted(self._rows)]
         self.report.seconds = round(time.monotonic() - self._began, 2)
-        self._save_report()
+        self._end_report()
         self._emit(
             events.RunFinished(
                 self.report.run_id,
@@ -175,6 +175,12 @@ class Run:
         path = join(self._settings.output, STATE, "runs", f"{self.report.run_id}.json")
         filesystem, inner = open_filesystem(path)
         write_atomic(filesystem, inner, json.dumps(asdict(self.report), indent=1).encode())
+
+    def _end_report(self) -> None:
+        try:
+            self._save_report()
+        except Exception as error:  # what was published stays so, and the caller has the report
+            self.report.notes.append(f"the run's report was not written: {describe(error)}")
 
     def _announce(self) -> None:
         work = self._plan.work
@@ -389,7 +395,12 @@ class Run:
             "run_id": self.report.run_id,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        SceneStore(self._settings.output, scene_id).quarantine(facts)
+        try:
+            SceneStore(self._settings.output, scene_id).quarantine(facts)
+        except Exception as error:
+            self.report.notes.append(
+                f"{scene_id} is set aside, which could not be recorded: {describe(error)}"
+            )
         self._end(scene_id, "quarantined", f"{code}: {message}")
 
     def _end(

@@ -17,7 +17,7 @@ from model.checkpoint import pack, weights_digest
 from model.receptive_field import halo
 from pipeline.calibration import Calibration
 from pipeline.catalog import Catalogue, SceneRef, list_scenes, set_twins_aside
-from pipeline.errors import SceneError
+from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
@@ -222,6 +222,13 @@ def make_plan(settings: RunSettings, model: Model) -> Plan:
             cannot be used with.
     """
     check_reachable(settings.output, "the output")
+    try:
+        return _make_plan(settings, model)
+    except StoreUnavailable as error:
+        raise UsageError(f"cannot plan: {error}") from error
+
+
+def _make_plan(settings: RunSettings, model: Model) -> Plan:
     catalogue = list_scenes(
         settings.source, settings.include, settings.exclude, asset=settings.asset
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import UsageError, one_line
+from pipeline.errors import StoreUnavailable, UsageError, one_line
+
+_RETRY_VARIABLE = "SR_ARCHIVE_STORE_RETRY_SECONDS"
+_RETRY_SECONDS = 60.0
+_MOST_SECONDS = 600.0  # signatures of S3 requests expire after 15 minutes
+_PATIENT_S3 = ("pipeline.s3", "PatientS3FileSystem")
 
 # A password may hold "/" and "@" where nobody encoded it; "host:8080/a@b" has none.
 _USERINFO = re.compile(
@@ -36,6 +42,22 @@ def without_secrets(text: str) -> str:
     return _NAMED.sub(r"\g<name>***", redact(text))
 
 
+def retry_seconds() -> float:
+    """How long a request to an object store is repeated while the store fails.
+
+    Raises:
+        UsageError: `SR_ARCHIVE_STORE_RETRY_SECONDS` is no number of seconds from 0 to 600.
+    """
+    text = os.environ.get(_RETRY_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else _RETRY_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise UsageError(f"{_RETRY_VARIABLE}: seconds from 0 to {_MOST_SECONDS:.0f} (got {text!r})")
+    return seconds
+
+
 def open_filesystem(url: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of `url` and the path inside it, without a trailing slash.
 
@@ -43,8 +65,10 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     ...) or from fsspec's own configuration files, never from the job's options.
 
     Raises:
-        UsageError: the protocol is unknown, or its fsspec implementation is not installed.
+        UsageError: the protocol is unknown, its fsspec implementation is not installed, or
+            `SR_ARCHIVE_STORE_RETRY_SECONDS` cannot be used.
     """
+    retry_seconds()
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -79,6 +103,8 @@ def unstrip(filesystem: Any, path: str) -> str:
 
 def describe(error: BaseException) -> str:
     """A library's error in one short line without credentials."""
+    if isinstance(error, StoreUnavailable):
+        return without_secrets(one_line(str(error)))
     text = without_secrets(one_line(str(error)))[:_LONGEST_CAUSE]
     return f"{type(error).__name__} {text}".strip()
 
@@ -139,3 +165,16 @@ def write_atomic(filesystem: Any, path: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     neighbour.replace(target)
+
+
+def _use_patient_s3() -> None:
+    """Make fsspec's `s3` the one that repeats requests, for all that opens URLs in this process."""
+    module, name = _PATIENT_S3
+    for protocol in ("s3", "s3a"):
+        # A name costs nothing until it is used, but is not looked at where a class is in use.
+        used = protocol in fsspec.registry
+        patient = getattr(importlib.import_module(module), name) if used else f"{module}.{name}"
+        fsspec.register_implementation(protocol, patient, clobber=True)
+
+
+_use_patient_s3()

@@ -12,11 +12,11 @@ Existence is decided by objects that are read, never by prefixes that seem to ex
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from pipeline.arrays import (
     root_last,
 )
 from pipeline.copies import Copies
-from pipeline.errors import SceneError
+from pipeline.errors import SceneError, StoreUnavailable
 from pipeline.grid import Window
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
@@ -216,8 +216,9 @@ class SceneStore:
         self.put_state(LEDGER, ledger)
         for key, document in documents.items():
             self.put(key, document)
-        self._remove(join(self._state, "tiles"))
-        self.clear_quarantine()
+        with suppress(StoreUnavailable):  # the scene is published, and what stays harms nobody
+            self._remove(join(self._state, "tiles"))
+            self.clear_quarantine()
 
     def _group_documents(
         self, groups: Mapping[str, Any], attributes: Mapping[str, Any]
@@ -376,7 +377,7 @@ def _records(data: bytes) -> list[TileRecord]:
     entries = found if isinstance(found, list) else [found]
     records = []
     for entry in entries:
-        with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+        with suppress(TypeError, ValueError, KeyError, AttributeError):
             records.append(TileRecord.from_dict(entry))
     return records
 

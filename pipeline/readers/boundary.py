@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import ReasonCode, SceneError, UsageError
+from pipeline.errors import ReasonCode, SceneError, StoreUnavailable, UsageError
 from pipeline.storage import describe, redact
 
 
@@ -25,6 +25,8 @@ def boundary(uri: str, what: str, code: ReasonCode = "unreadable") -> Iterator[N
         raise failure("unreadable", uri, f"{what}: the file is not there", error) from error
     except PermissionError as error:
         raise failure("unreadable", uri, f"{what}: permission denied", error) from error
+    except StoreUnavailable as error:
+        raise failure("unreadable", uri, what, error) from error
     except (EOFError, zlib.error) as error:
         raise failure("truncated", uri, f"{what}: copy the file again", error) from error
     except Exception as error:  # a hostile file may raise anything in a format library

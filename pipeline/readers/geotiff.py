@@ -22,7 +22,7 @@ from rasterio.windows import Window
 
 from pipeline.errors import SceneError
 from pipeline.readers import archive
-from pipeline.readers.blocks import open_blocks
+from pipeline.readers.blocks import open_blocks, store_faults
 from pipeline.readers.boundary import boundary
 from pipeline.readers.scene import (
     Grid,
@@ -89,10 +89,13 @@ class TiffCube:
             return np.empty(shape, self.dtype)
         with self._lock:
             handle = self._idle.pop() if self._idle else None
-        handle = handle or _Handle(self.uri)
+        with store_faults():
+            handle = handle or _Handle(self.uri)
         try:
             window = Window(x.start, y.start, shape[2], shape[1])
-            values = handle.file.read(list(range(band.start + 1, band.stop + 1)), window=window)
+            bands = list(range(band.start + 1, band.stop + 1))
+            with store_faults():
+                values = handle.file.read(bands, window=window)
         except BaseException:
             handle.close()
             raise
@@ -187,7 +190,8 @@ def check_whole(uri: str, fetch: Fetch, size: int) -> None:
 
 def describe_tiff(uri: str, address: str, facts: BandFacts | None = None) -> SceneParts:
     """What the TIFF at `address` says, in the name of `uri`, with `facts` where it is silent."""
-    with boundary(uri, "not a TIFF that GDAL can read", "bad-header"), open_tiff(address) as file:
+    what = "not a TIFF that GDAL can read"
+    with boundary(uri, what, "bad-header"), store_faults(), open_tiff(address) as file:
         return _describe(uri, address, file, facts)
 
 

@@ -27,7 +27,7 @@ from pipeline.changes import version_now
 from pipeline.conditional import Found, Slot, is_enforced, open_slot
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.job import RunReport, SceneRow, run
 from pipeline.lease import Lease, LeaseLost, Leases, is_holder
 from pipeline.liveness import is_alive, machine, started

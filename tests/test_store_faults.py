@@ -17,7 +17,7 @@ from infra.processes import port_is_free
 from pipeline import SceneError, UsageError, events, open_scene, s3
 from pipeline.actors import ray_session
 from pipeline.errors import StoreUnavailable
-from pipeline.inventory import verify_scene
+from pipeline.integrity import verify_scene
 from pipeline.job import RunReport, load_model, run
 from pipeline.plan import Model, make_plan
 from pipeline.settings import RunSettings

@@ -203,7 +203,8 @@ class Recomputer:
             for key, data in recorded.documents.items()
             if "/" in key and key.rpartition("/")[2] in DOCUMENTS
         }
-        self._store.prepare(documents, constants, {"tiles": len(job.grid)})
+        state = {"fingerprint": self._job.fingerprint, "tiles": len(job.grid)}
+        self._store.prepare(documents, constants, state)
 
     def __enter__(self) -> Recomputer:
         return self

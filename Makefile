@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Super-resolve a small simulated archive, or your own: make demo SOURCE=folder
 	@$(BIN)/python -m infra.demo $(if $(SOURCE),--source="$(SOURCE)")
 
-test: $(READY) ## Run the tests; options for pytest: make test PYTEST_ARGS="-m 'not slow'"
+test: $(READY) ## Run the tests; the slow ones: make test PYTEST_ARGS="-m slow"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 serve: $(READY) ## Prefect server, worker and deployment on this machine (PORT=4200)

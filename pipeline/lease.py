@@ -119,6 +119,9 @@ class _Held:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+_open_runs: set[str] = set()  # tokens of this process's runs that have not ended
+
+
 class Leases:
     """The leases of one run; a thread of its own renews them while the context is open.
 
@@ -157,6 +160,7 @@ class Leases:
         except Exception as error:  # whatever a store raises, it is of no use
             place = redact(self._folder)
             raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
+        _open_runs.add(self._own.token)
         if self.note:
             self.note += ": let no second run work on this output at the same time"
         else:
@@ -174,6 +178,7 @@ class Leases:
             self._thread.join(timeout=self._own.seconds)
         for scene_id in list(self._held):
             self.release(scene_id)
+        _open_runs.discard(self._own.token)
 
     def take(self, scene_id: str) -> Busy | None:
         """Take the lease of a scene, also from a run that is dead; None: it is ours.
@@ -230,7 +235,15 @@ class Leases:
         lease = Lease.parse(found.data)
         if lease.token == self._own.token:  # a write of ours whose answer was lost
             return True
+        if self._is_of_ended_run(lease):
+            return True
         return found.age > lease.seconds or _lives(lease) is False
+
+    def _is_of_ended_run(self, lease: Lease) -> bool:
+        """Whether an earlier run of this very process left it, having found no way to the store."""
+        own = self._own
+        same = (lease.machine, lease.pid, lease.started) == (own.machine, own.pid, own.started)
+        return same and bool(own.started) and lease.token not in _open_runs
 
     def _busy(self, scene_id: str, found: Found | None) -> Busy:
         if found is None:

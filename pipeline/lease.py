@@ -134,6 +134,7 @@ class Leases:
     def __init__(self, output: str, run_id: str, seconds: float = _DEFAULT_SECONDS) -> None:
         self._folder = join(output, STATE, _FOLDER)
         self._own = Lease.of_this_process(run_id, seconds)
+        _open_runs.add(self._own.token)
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, str] = {}
         self._stop = threading.Event()
@@ -160,7 +161,6 @@ class Leases:
         except Exception as error:  # whatever a store raises, it is of no use
             place = redact(self._folder)
             raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
-        _open_runs.add(self._own.token)
         if self.note:
             self.note += ": let no second run work on this output at the same time"
         else:

@@ -35,7 +35,7 @@ Bucket = Annotated[str | None, typer.Option(help="Folder or prefix to compare a 
 
 
 @app.command()
-@settings_options()
+@settings_options(RunSettings)
 def run(settings: RunSettings, as_json: bool) -> None:
     """Super-resolve and publish every scene of SOURCE that OUTPUT does not hold yet.
 
@@ -88,7 +88,13 @@ def _percent(part: float | None) -> str:
 
 @app.command()
 @settings_options(
-    "workers", "devices", "max_inconsistency", "max_attempts", "lease_seconds", "ray_address"
+    RunSettings,
+    "workers",
+    "devices",
+    "max_inconsistency",
+    "max_attempts",
+    "lease_seconds",
+    "ray_address",
 )
 def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""

@@ -1,4 +1,4 @@
-"""All options of a command in one class, shared by the command line, the environment and the flow."""
+"""A command's options in one class, shared by the command line, the environment and the flow."""
 
 from __future__ import annotations
 

@@ -141,9 +141,11 @@ class BlockReader:
         self._scenes.move_to_end(part)
         scene = self._scenes[part]
         if part not in self._constants:
-            policy = "windows" if self._pixels.bands == "windows" else "auto"
             self._constants[part], _ = constants(
-                scene, self._card, policy=policy, normalise=self._pixels.normalise
+                scene,
+                self._card,
+                policy="windows" if self._pixels.bands == "windows" else "auto",
+                normalise=self._pixels.normalise,
             )
         return scene, self._constants[part]
 

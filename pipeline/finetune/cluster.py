@@ -109,7 +109,7 @@ def fit(
             **_storage(place),
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
-            callbacks=[_Watch(board)],
+            callbacks=[_Watch(board)],  # type: ignore[list-item]
         ),
     )
     with _settled():

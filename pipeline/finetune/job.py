@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from model.augmentation import Augmentation
 from model.trainer import TrainingOptions
-
 from pipeline.finetune.settings import Bands, Degradation
 from pipeline.grid import Window
 from pipeline.settings import Mask, Normalise

@@ -17,12 +17,12 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed
-from model.pairs import make_pair
-from model.trainer import Trainer
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor
 
 from model.checkpoint import unpack
+from model.pairs import make_pair
+from model.trainer import Trainer
 from pipeline import events
 from pipeline.finetune.blocks import BlockReader, block_bytes, cut_blocks
 from pipeline.finetune.job import Job

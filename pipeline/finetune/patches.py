@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from model.augmentation import NONE, Augmentation, augment
 from torch import Tensor
 
+from model.augmentation import NONE, Augmentation, augment
 from pipeline.errors import SceneError
 from pipeline.finetune.blocks import LEAST_VALID, Block, BlockReader, Content
 

@@ -132,11 +132,11 @@ def _of_scenes(
     test: Sequence[SceneSize],
     too_small: tuple[str, ...],
 ) -> Split:
-    parts = (
-        tuple(Area(s.scene_id, Window(0, s.height, 0, s.width)) for s in _sorted(part))
-        for part in (train, validation, test)
-    )
-    return Split(*parts, by="scenes", too_small=too_small)
+    return Split(_whole(train), _whole(validation), _whole(test), by="scenes", too_small=too_small)
+
+
+def _whole(scenes: Sequence[SceneSize]) -> tuple[Area, ...]:
+    return tuple(Area(s.scene_id, Window(0, s.height, 0, s.width)) for s in _sorted(scenes))
 
 
 def _sorted(scenes: Sequence[SceneSize]) -> list[SceneSize]:
@@ -163,7 +163,9 @@ def _by_blocks(
     parts = [_blocks(s, reach.scale, guard, share, seed + place) for place, s in enumerate(cut)]
     names = {s.scene_id for s in cut}
     return Split(
-        *(tuple(part[role] for part in parts) for role in range(3)),
+        train=tuple(train for train, _, _ in parts),
+        validation=tuple(validation for _, validation, _ in parts),
+        test=tuple(test for _, _, test in parts),
         by="blocks",
         guard=guard,
         too_small=tuple(s.scene_id for s in scenes if s.scene_id not in names),

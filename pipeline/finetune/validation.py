@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from model.pairs import make_pair
 from torch import Tensor
 
 from model import SSPSR, inference
 from model.degradation import upsample
+from model.pairs import make_pair
 from pipeline.errors import SceneError
 from pipeline.finetune.blocks import Block, BlockReader, Content
 from pipeline.finetune.job import Pixels

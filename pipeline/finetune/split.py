@@ -91,7 +91,7 @@ def make_split(
     """
     least = SMALLEST * reach.scale
     fitting = [scene for scene in scenes if min(scene.height, scene.width) >= least]
-    too_small = tuple(s.scene_id for s in scenes if min(s.height, s.width) < least)
+    too_small = tuple(s.scene_id for s in _sorted(scenes) if min(s.height, s.width) < least)
     if not fitting:
         raise UsageError(_nothing_fits(scenes, reach))
     if held_out:
@@ -168,7 +168,7 @@ def _by_blocks(
         test=tuple(test for _, _, test in parts),
         by="blocks",
         guard=guard,
-        too_small=tuple(s.scene_id for s in scenes if s.scene_id not in names),
+        too_small=tuple(s.scene_id for s in _sorted(scenes) if s.scene_id not in names),
     )
 
 

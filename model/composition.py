@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, unflatten
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -63,7 +63,7 @@ def _compose(first: nn.Conv2d, second: nn.Conv2d, factor: int) -> tuple[Tensor, 
         # The fine image that a single coarse pixel of each input leaves behind.
         impulse = functional.pixel_shuffle(first.weight.transpose(0, 1).flip(2, 3), factor)
         response = functional.conv2d(impulse, second.weight, padding=2).flip(2, 3)
-        split = response.unflatten(3, (-1, factor)).unflatten(2, (-1, factor))
+        split = unflatten(unflatten(response, 3, (-1, factor)), 2, (-1, factor))
         weight = split.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
         constant = functional.pixel_shuffle(first.bias.view(1, -1, 1, 1), factor)
         constant = functional.pad(constant, (1, 1, 1, 1), mode="circular")
@@ -103,7 +103,7 @@ def _places(phases: Tensor, image: Tensor, factor: int) -> list[tuple[Tensor, Te
     return [
         (
             image[:, :, row::factor, column::factor],
-            phases.unflatten(1, (factor, factor, outputs))[
+            unflatten(phases, 1, (factor, factor, outputs))[
                 :, row, column, :, row : row + height, column : column + width
             ],
         )
@@ -121,8 +121,8 @@ def _rim(x: Tensor, first: nn.Conv2d, second: nn.Conv2d, factor: int) -> list[Te
     """
     assert first.bias is not None
     # [between, row phase, column phase, inputs, 3, 3]
-    weight = first.weight.unflatten(0, (-1, factor, factor))
-    bias = first.bias.unflatten(0, (-1, factor, factor))
+    weight = unflatten(first.weight, 0, (-1, factor, factor))
+    bias = unflatten(first.bias, 0, (-1, factor, factor))
     lines = []
     for last in (0, 1):
         # Beyond the last line lies the first phase; it is seen by the first tap from there.
@@ -147,7 +147,7 @@ def _line(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, *, corners: bo
     """
     factor = first.shape[1]
     y = functional.conv1d(x, first.flatten(0, 1), bias.flatten(), padding=2 if corners else 1)
-    y = y.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2)
+    y = unflatten(y, 1, (-1, factor)).transpose(2, 3).flatten(2)
     if corners and factor > 1:
         y = y[..., factor - 1 : 1 - factor]
     return functional.conv1d(y, second, padding=0 if corners else 1)

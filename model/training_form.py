@@ -48,9 +48,7 @@ class TrainingForm(nn.Module):
             `[N, bands, scale*h, scale*w]`, not clipped, channels-last.
         """
         starts = self.net.config.group_starts if starts is None else starts
-        low, bicubic = (
-            x.contiguous(memory_format=torch.channels_last) for x in (low, bicubic)
-        )
+        low, bicubic = (x.contiguous(memory_format=torch.channels_last) for x in (low, bicubic))
         merged = self._merge(low, starts)
         return self._reconstruct(merged, bicubic)
 

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.config import SSPSRConfig
+
 Patch = TypeVar("Patch", NDArray[np.float32], Tensor)
 
 
@@ -78,3 +80,16 @@ def augment(
         values = values + deviation * torch.from_numpy(noise).to(values)
     values = values.contiguous()
     return values if isinstance(patch, Tensor) else values.numpy()
+
+
+def shifted_groups(config: SSPSRConfig, rng: np.random.Generator) -> tuple[int, ...]:
+    """First bands of as many groups as the config has, overlapping at random and covering all.
+
+    A shared branch meets every band at every place of its group that way.
+    """
+    gaps = len(config.group_starts) - 1
+    surplus = (gaps + 1) * config.group_size - config.bands
+    overlaps = rng.multinomial(surplus, [1 / gaps] * gaps) if gaps else np.zeros(0, np.int64)
+    steps = np.maximum(config.group_size - overlaps, 0)
+    starts = np.concatenate([[0], np.cumsum(steps)])
+    return tuple(np.minimum(starts, config.bands - config.group_size).tolist())

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.augmentation import shifted_groups
 from model.degradation import upsample
 from model.losses import hybrid_loss
 from model.precision import Precision, exact_float32, resolve
@@ -39,8 +41,11 @@ class TrainingOptions:
         angle: weight of the mean spectral angle in radians; 0, as published, leaves it out.
         ema: decay of the averaged weights.
         clip: largest norm of the gradient; 0: no limit.
+        shift_groups: groups of bands overlap at random, anew at every step, so that a shared branch
+            meets every band at every place of its group.
         precision: of the forward and backward pass; weights, loss and optimiser are float32.
-        seed: of what is drawn around the steps: initial weights, patches, their augmentation.
+        seed: of the groups that are drawn, and of what the caller draws around the steps: initial
+            weights, patches, their augmentation.
 
     Raises:
         ValueError: a value out of range.
@@ -53,6 +58,7 @@ class TrainingOptions:
     angle: float = 0.0
     ema: float = 0.999
     clip: float = 0.5
+    shift_groups: bool = False
     precision: Precision = "auto"
     seed: int = 0
 
@@ -147,10 +153,16 @@ class Trainer:
         bicubic = upsample(low, self.net.config.scale)
         mixed = self._dtype != torch.float32
         with torch.autocast(self.device.type, self._dtype, enabled=mixed):
-            estimate = self._form(low, bicubic)
+            estimate = self._form(low, bicubic, self._groups())
         return hybrid_loss(
             estimate.float(), high, options.spatial, options.spectral, options.angle, valid
         )
+
+    def _groups(self) -> tuple[int, ...] | None:
+        if not (self.options.shift_groups and self.net.config.shared_branch):
+            return None
+        random = np.random.default_rng((self.options.seed, self.steps))
+        return shifted_groups(self.net.config, random)
 
     @torch.no_grad()
     def _follow(self) -> None:

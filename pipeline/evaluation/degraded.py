@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from model.banded import Matrix
 from model.degradation import Degradation, bicubic, gaussian
 from pipeline.calibration import read_window
 from pipeline.errors import SceneError, UsageError
@@ -98,7 +99,7 @@ class _Axis:
 
     first: int
     size: int
-    matrix: Values
+    matrix: Matrix
 
     @classmethod
     def of(cls, part: slice, length: int, degradation: Degradation) -> _Axis:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.console import QUARANTINED, err, out, print_json, print_table
 from pipeline.errors import UsageError
 from pipeline.options import AsJson, describe_option
+from pipeline.settings import Degrading, Protocol
 from pipeline.storage import redact, without_secrets
 
 if TYPE_CHECKING:  # they load torch
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # they load torch
 
 app = typer.Typer()
 
-Protocol = Literal["wald", "cave", "chikusei", "pavia"]
 Checkpoint = Annotated[str, typer.Argument(help=describe_option("model"))]
 Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]
 Exclude = Annotated[list[str] | None, typer.Option(help=describe_option("exclude"))]
@@ -36,9 +36,7 @@ def evaluate(
     protocol: Annotated[
         Protocol, typer.Option(help="wald: every scene, whole; the others as published.")
     ] = "wald",
-    degradation: Annotated[
-        Literal["bicubic", "mtf"], typer.Option(help="What makes the LR scenes.")
-    ] = "bicubic",
+    degradation: Annotated[Degrading, typer.Option(help="What makes the LR scenes.")] = "bicubic",
     mtf: Annotated[
         float | None, typer.Option(help="With --degradation mtf, the MTF at Nyquist, e.g. 0.3.")
     ] = None,
@@ -157,11 +155,8 @@ def _print(found: Evaluation) -> None:
 
     known = published(found.protocol, found.scale)
     rows = [row(name, found.mean(name)) for name in found.names]
-    rows += (
-        [row(f"published, {each.method}", each.figures) for each in known.rows if known]
-        if known
-        else []
-    )
+    if known:
+        rows += [row(f"published, {each.method}", each.figures) for each in known.rows]
     print_table(
         rows, f"{found.protocol}, {found.degradation}: means of {len(found.scenes)} scene(s)"
     )

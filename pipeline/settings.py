@@ -29,6 +29,8 @@ Mask = Literal[
     "defective_band",
 ]
 Layout = Literal["sharded", "plain"]
+Protocol = Literal["wald", "cave", "chikusei", "pavia"]
+Degrading = Literal["bicubic", "mtf"]
 
 
 class RunSettings(BaseSettings):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -23,9 +22,7 @@ from pipeline.evaluation.result import METRICS, Figures
 from pipeline.grid import Window
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary
-
-ProtocolName = Literal["wald", "cave", "chikusei", "pavia"]
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+from pipeline.settings import Protocol
 
 _CHIKUSEI = (2517, 2335)
 _CHIKUSEI_CROP = Window(106, 2410, 143, 2191)
@@ -69,7 +66,7 @@ class Task:
 
 
 def prepare(
-    protocol: ProtocolName, source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    protocol: Protocol, source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Task:
     """The regions of a source by a protocol.
 
@@ -108,7 +105,7 @@ def _cave(source: str, include: Sequence[str], exclude: Sequence[str]) -> Task:
     return Task(regions, open_cave, 1.0, rejected)
 
 
-def _single(protocol: ProtocolName, uri: str) -> Task:
+def _single(protocol: Protocol, uri: str) -> Task:
     try:
         with boundary(uri, "cannot open the image"):
             scene = open_scene(uri)
@@ -122,7 +119,7 @@ def _single(protocol: ProtocolName, uri: str) -> Task:
     return Task(regions, open_scene, peak, {})
 
 
-def _crops(protocol: ProtocolName, rows: int, columns: int) -> tuple[list[Window], Window]:
+def _crops(protocol: Protocol, rows: int, columns: int) -> tuple[list[Window], Window]:
     return (chikusei_crops if protocol == "chikusei" else pavia_crops)(rows, columns)
 
 

@@ -29,7 +29,7 @@ def by_hand(
             valid=1.0,
             sample="",
             figures={m: figures(psnr, sam) for m, (_, psnr, sam) in everyone.items()},
-            parts={m: () for m in everyone},
+            parts=dict.fromkeys(everyone, ()),
             curves={m: Curve((psnr, psnr), (0.02, 0.02)) for m, (_, psnr, _) in everyone.items()},
             notes={},
         )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from model import CheckpointError, load_checkpoint
+from model import CheckpointError
 from pipeline import events
 from pipeline.actors import ActorPool, Admission, Dispatcher, Handlers, Share, Work, ray_session
 from pipeline.calibration import Calibration
@@ -22,6 +22,7 @@ from pipeline.lease import LeaseLost, Leases
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
+from pipeline.registry import load_registered
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe, join, open_filesystem, redact, without_secrets, write_atomic
@@ -78,7 +79,7 @@ def load_model(settings: RunSettings) -> Model:
         UsageError: it cannot be used.
     """
     try:
-        return Model.of(*load_checkpoint(settings.model))
+        return Model.of(*load_registered(settings.model))
     except (CheckpointError, StoreUnavailable) as error:
         raise UsageError(f"--model: {without_secrets(str(error))}") from error
 

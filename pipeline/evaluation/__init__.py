@@ -1,6 +1,5 @@
 """How good checkpoints are, measured on scenes that are degraded and super-resolved again."""
 
-from pipeline.evaluation.degraded import Kind
 from pipeline.evaluation.evaluate import evaluate_regions
 from pipeline.evaluation.interval import Difference
 from pipeline.evaluation.regions import Region
@@ -12,7 +11,6 @@ __all__ = [
     "Difference",
     "Evaluation",
     "EvaluationError",
-    "Kind",
     "Region",
     "evaluate_regions",
 ]

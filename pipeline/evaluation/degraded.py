@@ -8,26 +8,26 @@ before they are averaged, in the same way for every window.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from model.banded import Matrix
 from model.degradation import Degradation, bicubic, gaussian
 from pipeline.calibration import read_window
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
+from pipeline.settings import Degrading
 
-Kind = Literal["bicubic", "mtf"]
 Values = NDArray[np.float32]
 
 _CHUNK = 64  # LR pixels
 
 
-def degradation_of(kind: Kind, scale: int, mtf: float | None = None) -> Degradation:
+def degradation_of(kind: Degrading, scale: int, mtf: float | None = None) -> Degradation:
     """`bicubic`: MATLAB's imresize, as published; `mtf`: a Gaussian with that MTF at Nyquist.
 
     Raises:
@@ -98,7 +98,7 @@ class _Axis:
 
     first: int
     size: int
-    matrix: Values
+    matrix: Matrix
 
     @classmethod
     def of(cls, part: slice, length: int, degradation: Degradation) -> _Axis:

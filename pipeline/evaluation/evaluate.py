@@ -12,7 +12,7 @@ import xarray as xr
 from model import SSPSR, Card, inference
 from model.checkpoint import weights_digest
 from pipeline.errors import SceneError, UsageError
-from pipeline.evaluation.degraded import Kind, degradation_of
+from pipeline.evaluation.degraded import degradation_of
 from pipeline.evaluation.regions import Region
 from pipeline.evaluation.result import BICUBIC, FEWEST_SCENES, Evaluation, Method, SceneResult
 from pipeline.evaluation.trial import Contender, Trial, score
@@ -20,7 +20,7 @@ from pipeline.plan import OutputOptions
 from pipeline.provenance import package_versions
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary
-from pipeline.settings import RunSettings
+from pipeline.settings import Degrading, RunSettings
 
 Progress = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def evaluate_regions(
     checkpoints: Mapping[str, tuple[SSPSR, Card]],
     regions: Sequence[Region],
     *,
-    degradation: Kind = "bicubic",
+    degradation: Degrading = "bicubic",
     mtf: float | None = None,
     options: OutputOptions | None = None,
     peak: float | None = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 import pydantic
@@ -164,6 +165,22 @@ class Evaluation:
     def to_json(self) -> str:
         """One document; `from_json` reads it."""
         return _ADAPTER.dump_json(self, indent=1).decode()
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one page that needs nothing else."""
+        from pipeline.evaluation.page import write_page  # builds on this module
+
+        write_page(self, path)
+
+    def to_png(self, path: str | Path) -> None:
+        """Write curves over bands and bars over scenes.
+
+        Raises:
+            UsageError: Matplotlib is not installed.
+        """
+        from pipeline.evaluation.chart import draw_png  # builds on this module
+
+        draw_png(self, path)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Evaluation:

@@ -170,10 +170,10 @@ class _Scores:
         self._pixels += int(valid.sum())
         if not cells:
             return
-        for down, across in cells_of(*valid.shape):
-            if valid[down, across].any():
-                parts = (array[:, down, across] for array in (truth, estimate))
-                self.of_cells.append(_figures(*parts, self._scale, valid[down, across]))
+        for part in cells_of(*valid.shape):
+            if valid[part].any():
+                cut = truth[:, *part], estimate[:, *part]
+                self.of_cells.append(_figures(*cut, self._scale, valid[part]))
 
     def figures(self) -> Figures:
         return {name: _mean([block[name] for block in self.of_blocks]) for name in METRICS}

@@ -14,6 +14,7 @@ from pipeline.actors import Share, ray_session
 from pipeline.catalog import STATE_FOLDER
 from pipeline.errors import UsageError
 from pipeline.evaluation import BICUBIC, Evaluation, Region, evaluate_regions
+from pipeline.evaluation.page import page
 from pipeline.events import Event, Listener
 from pipeline.finetune.cluster import Outcome, fit
 from pipeline.finetune.plan import Plan, make_plan
@@ -131,6 +132,7 @@ class _Run:
         card = final_card(self._plan, course, steps, evaluation)
         self._write("safetensors", pack(net, card))
         self._write("evaluation.json", evaluation.to_json().encode())
+        self._write("evaluation.html", page(evaluation).encode())
         self._write("curves.svg", curves(course).encode())
         report = self._report(outcome, evaluation)
         if self._settings.registry:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from model.augmentation import Augmentation
 from model.trainer import TrainingOptions
-from pipeline.finetune.settings import Bands, Degradation
+from pipeline.finetune.settings import Bands
 from pipeline.grid import Window
-from pipeline.settings import Mask, Normalise
+from pipeline.settings import Degrading, Mask, Normalise
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pixels:
     mask: tuple[Mask, ...]
     patch: int
     batch: int
-    degradation: Degradation
+    degradation: Degrading
     mtf: float
     cache_bytes: int
     seed: int

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from pipeline.settings import Mask, Normalise, Settings
+from pipeline.settings import Degrading, Mask, Normalise, Settings
 
-Degradation = Literal["bicubic", "mtf"]
 Bands = Literal["sensor", "windows"]
 
 DEFAULT_BUDGET = 1800.0
@@ -60,7 +59,7 @@ class FinetuneSettings(Settings):
     )
     workers: int | None = Field(None, ge=1, description="Training processes; default: one per GPU.")
     use_gpu: bool = Field(False, description="Train on GPUs.")
-    degradation: Degradation = Field(
+    degradation: Degrading = Field(
         "bicubic", description="How LR is made of HR: as published, or by the sensor's MTF."
     )
     mtf: float | None = Field(

@@ -39,6 +39,7 @@ from tests.archives import NODATA, SCALE_FACTOR, counts
 from tests.scenes import wavelengths, write_geotiff, write_zarr
 
 BANDS = 9
+ALONE = Seat()
 REACH = Reach(4, halo(SSPSRConfig(31, 4, features=64)), bicubic(4).support)
 
 
@@ -214,7 +215,7 @@ def scene(tmp_path: Path) -> str:
     return write_geotiff(tmp_path / "holed.tif", values, scale=SCALE_FACTOR, nodata=NODATA)
 
 
-def stream(path: str, seat: Seat = Seat(), **given: object) -> PatchStream:
+def stream(path: str, seat: Seat = ALONE, **given: object) -> PatchStream:
     reader = BlockReader(card(), pixels(**given))
     blocks = cut_blocks([whole(path, 70, 90)], 16)
     return PatchStream(blocks, reader, Shape(16, 3), 5, seat, Augmentation(noise=0.01))
@@ -252,15 +253,12 @@ def test_patches_hold_the_scene_as_a_run_sees_it(tmp_path: Path) -> None:
     path = write_zarr(tmp_path / "plain.zarr", values, scale_factor=SCALE_FACTOR)
     reader = BlockReader(card(), pixels())
     blocks = cut_blocks([whole(path, 32, 32)], 16)
-    batch = PatchStream(blocks, reader, Shape(16, 3), 0, augmentation=NONE_TURNED).batch(0)
+    batch = PatchStream(blocks, reader, Shape(16, 3), 0, augmentation=NONE).batch(0)
     truth = torch.from_numpy(values.astype(np.float32) * np.float32(SCALE_FACTOR))
     windows = truth.unfold(1, 16, 1).unfold(2, 16, 1)
     for patch in batch.high:
         apart = (windows - patch[:, None, None]).abs().amax((0, 3, 4))
         assert apart.min() < 1e-6
-
-
-NONE_TURNED = NONE
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

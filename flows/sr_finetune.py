@@ -36,7 +36,7 @@ def sr_finetune(
     parent: str | None = None,
     name: str | None = None,
     scale: Literal[2, 4, 8] | None = None,
-    bands: Literal["sensor", "windows"] | None = None,
+    bands: Literal["auto", "sensor", "windows"] | None = None,
     budget: str | None = None,
     epochs: int | None = None,
     workers: int | None = None,
@@ -75,11 +75,11 @@ def sr_finetune(
         out: Folder or prefix of the new checkpoint, its records and state.
         name: Name of the new checkpoint; default: made of the two sources'.
         scale: Upsampling factor of the new model; default: that of --from.
-        bands: Bands of the new model: all of the sensor's, or those of --from, which then
-            runs over windows of the spectrum as before.
+        bands: Bands of the new model: all of the sensor's, or as many as --from has, which then
+            runs over windows of the spectrum; auto: windows where the sensor has more.
         budget: How long to train: 600s, 30m or 2h; default: 30m.
         epochs: Train for so many passes over the training pixels instead.
-        workers: Training processes; default: one per GPU.
+        workers: Training processes; default: one per GPU, or per processor.
         use_gpu: Train on GPUs.
         degradation: How LR is made of HR: as published, or by the sensor's MTF.
         mtf: With mtf: the sensor's MTF at Nyquist, e.g. 0.3.

@@ -382,7 +382,20 @@ def test_the_model_takes_all_bands_of_the_sensor_and_starts_with_what_is_known(
     assert plan.card.wavelengths == pytest.approx(wavelengths(BANDS).tolist())
     assert plan.split.by == "blocks"
     assert [name for name, _ in plan.left_out] == ["broken"]
-    assert plan.job.ending.seconds is None and plan.job.ending.steps
+    steps = [plan.job_for(processes, 1).ending.steps for processes in (1, 2)]
+    assert plan.job.ending.seconds is None and steps[0] and steps[0] >= (steps[1] or 0) > 0
+
+
+def test_a_sensor_of_more_bands_keeps_the_parents_windows(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    write_zarr(folder / "wide.zarr", counts(48, 64, 40), scale_factor=SCALE_FACTOR)
+    same = {"source": str(folder), "out": str(tmp_path / "o"), "epochs": 1}
+    plan, own = (make_plan(options(**same | given)) for given in ({}, {"bands": "sensor"}))
+    assert (plan.settings.bands, plan.card.architecture.bands) == ("windows", 31)
+    assert plan.card.wavelengths == plan.parent.card.wavelengths
+    assert own.card.architecture.bands == 40
+    assert plan.fingerprint != own.fingerprint
 
 
 def test_another_source_or_option_is_another_training(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_an_archive_becomes_a_model_that_a_run_takes(
     archive: Path, parent: Path, tmp_path: Path
 ) -> None:
     out, seen = tmp_path / "models", []
-    given = settings(archive, out, parent, name="mine", registry=str(tmp_path / "registry"))
+    given = settings(
+        archive, out, parent, name="mine", workers=1, registry=str(tmp_path / "registry")
+    )
     with ray_session(None):
         report = finetune(given, [seen.append])
         again = finetune(given)
@@ -68,7 +70,7 @@ def test_an_archive_becomes_a_model_that_a_run_takes(
     assert [row.status for row in job.rows] == ["published", "published"]
     assert "windows" not in job.rows[0].note
 
-    total = make_plan(given).job.ending.steps
+    total = make_plan(given).job_for(1, 1).ending.steps
     assert report.steps == again.steps == total
     assert "finished before" in again.notes[0]
     check_files(out, report)
@@ -151,7 +153,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_number_of_steps(
         assert process.wait(600) == 0, (tmp_path / "log2").read_text()
     text = (tmp_path / "log2").read_text()
     assert "going on after step" in text
-    total = make_plan(given, processes=2).job.ending.steps
+    total = make_plan(given).job_for(2, 1).ending.steps
     report = json.loads(filesystem.cat_file(f"{s3.bucket}/finetune/models/mine.report.json"))
     assert report["steps"] == total
     net, made = load_checkpoint(f"{out}/mine.safetensors")

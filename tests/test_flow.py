@@ -34,6 +34,7 @@ from pipeline.job import RunReport, SceneRow
 from pipeline.settings import RunSettings
 
 FINETUNE_DEPLOYMENT = "sr-finetune/default"
+TRAINING_SCENES = (SceneSpec("large_fields", "fields", 48, 64, "geotiff", 1),)
 SCENES = (
     SceneSpec("small_fields", "fields", 24, 16, "geotiff", 1),
     SceneSpec("small_coast", "coast", 24, 24, "zarr", 3, nodata_corner=True),
@@ -113,8 +114,11 @@ def test_a_deployed_run_publishes_and_leaves_artifacts(
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_a_deployed_fine_tuning_leaves_a_model_and_artifacts(
-    prefect: LocalPrefect, archive: Path, tmp_path: Path
+    prefect: LocalPrefect, tmp_path: Path
 ) -> None:
+    archive = tmp_path / "archive"
+    simulate_archive(archive, tmp_path / "truth", TRAINING_SCENES)
+    (archive / "broken.tif").write_bytes(b"II*\0 and nothing more")
     parent, out = tmp_path / "parent.safetensors", tmp_path / "models"
     net = SSPSR(SSPSRConfig(31, 4, features=32, blocks=1))
     architecture = Architecture(**net.config.to_dict())

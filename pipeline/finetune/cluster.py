@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.fs
 import ray
+from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -155,19 +156,28 @@ def _followed(trainer: TorchTrainer, board: Any, emit: Callable[[Event], None]) 
     while True:
         thread.join(_POLL_SECONDS)
         alive = thread.is_alive()
-        for event in ray.get(board.take.remote()):
+        for event in _heard(board):
             emit(event)
         if not alive:
             break
     [end] = ended
-    if isinstance(end, TrainingFailedError):
+    if isinstance(end, (TrainingFailedError, RayError)):
         raise UsageError(f"training failed: {_cause(end)}; the same command goes on with it")
     if isinstance(end, BaseException):
         raise end
     return end
 
 
-def _cause(error: TrainingFailedError) -> str:
+def _heard(board: Any) -> list[Event]:
+    """Nothing where Ray is lost: the thread that trains has the error."""
+    try:
+        taken: list[Event] = ray.get(board.take.remote())
+    except RayError:
+        return []
+    return taken
+
+
+def _cause(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None) or {}
     return describe(next(iter(failures.values()), error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model import SSPSR, Card, CheckpointError
@@ -34,6 +34,7 @@ from pipeline.storage import (
 )
 
 _LATEST = "latest"
+_MOST_PROCESSES = 8  # on processors, unless asked for
 
 
 @dataclass
@@ -83,7 +84,7 @@ def finetune(settings: FinetuneSettings, listeners: Sequence[Listener] = ()) -> 
         UsageError: an option, the source, the checkpoint or the output cannot be used, or the
             training failed again and again.
     """
-    plan = make_plan(settings, settings.workers or 1)
+    plan = make_plan(settings)
     run = _Run(plan, listeners)
     if (found := run.finished()) is not None:
         return found
@@ -160,14 +161,15 @@ class _Run:
         self._listeners.append(log)
         try:
             with ray_session(settings.ray_address):
-                devices = "cuda" if settings.use_gpu else "cpu"
-                share = Share.of_cluster(devices, settings.workers)
-                job = replace(plan.job, threads=max(1, int(share.cpus)))
+                share = _share(settings)
+                job = plan.job_for(share.workers, max(1, int(share.cpus)))
                 place = join(settings.out, STATE_FOLDER, "training")
                 return fit(job, share, place, plan.fingerprint, settings.max_failures, self._emit)
         finally:
             self._listeners.remove(log)
             log.close()
+            if log.fault:
+                self._notes.append(f"TensorBoard's events were not sent: {log.fault}")
 
     def _best(self, outcome: Outcome) -> SSPSR:
         net, _ = unpack(self._plan.job.model, "the model to start from")
@@ -265,6 +267,16 @@ class _Run:
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+def _share(settings: FinetuneSettings) -> Share:
+    """One process per GPU; without, one per processor: small convolutions share threads badly."""
+    if settings.use_gpu:
+        return Share.of_cluster("cuda", settings.workers)
+    one = Share.of_cluster("cpu", settings.workers or 1)
+    if settings.workers is not None:
+        return one
+    return Share.of_cluster("cpu", min(int(one.cpus), _MOST_PROCESSES))
 
 
 def _verdict(evaluation: Evaluation) -> str:

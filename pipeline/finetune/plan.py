@@ -72,7 +72,8 @@ class Plan:
         parent: where it starts.
         card: of the new model, without what only the training can tell.
         archive, split: of the source.
-        job: for the processes.
+        job: for the processes, but for their number; see `job_for`.
+        patches: as many as the training pixels would fill, side by side.
         name: of the new checkpoint.
         fingerprint: of all that determines it; the state of the training lies under this name.
     """
@@ -83,8 +84,17 @@ class Plan:
     archive: Archive
     split: Split
     job: Job
+    patches: float
     name: str
     fingerprint: str
+
+    def job_for(self, processes: int, threads: int) -> Job:
+        """The job for so many processes that train together; each step sees a batch of each."""
+        ending, epochs = self.job.ending, self.settings.epochs
+        if epochs is not None:
+            epoch = max(1, round(self.patches / (self.settings.batch * processes)))
+            ending = replace(ending, steps=epochs * epoch)
+        return replace(self.job, ending=ending, threads=threads)
 
     @property
     def left_out(self) -> tuple[tuple[str, str], ...]:
@@ -106,18 +116,18 @@ def load_parent(settings: FinetuneSettings) -> Parent:
     return Parent(net, card, weights_digest(net))
 
 
-def make_plan(settings: FinetuneSettings, processes: int = 1) -> Plan:
+def make_plan(settings: FinetuneSettings) -> Plan:
     """Look at the source and decide; some pixels are read, nothing is written.
 
     Args:
         settings: of the command.
-        processes: that will train together.
 
     Raises:
         UsageError: an option, the checkpoint or the source cannot be used.
     """
     parent = load_parent(settings)
     archive = survey(settings)
+    settings = _decided(settings, archive.sensor, parent)
     config = _config(parent.net.config, archive.sensor, settings)
     kernel = degradation_of(settings.degradation, config.scale, settings.mtf)
     sizes = [SceneSize(m.ref.scene_id, m.height, m.width) for m in archive.members]
@@ -127,11 +137,20 @@ def make_plan(settings: FinetuneSettings, processes: int = 1) -> Plan:
     )
     name = settings.name or _default_name(settings.source, config.scale)
     card = _card(name, config, archive.sensor, parent, settings)
-    job = _job(settings, archive, split, config.scale, processes)
+    job = _job(settings, archive, split, config.scale)
     net = starting_net(parent, card, _look(job, card))
     job = replace(job, model=pack(net, card))
     fingerprint = _fingerprint(settings, archive, parent.digest)
-    return Plan(settings, parent, card, archive, split, job, name, fingerprint)
+    patches = sum(part.window.pixels for part in job.train) / (config.scale * job.pixels.patch) ** 2
+    return Plan(settings, parent, card, archive, split, job, patches, name, fingerprint)
+
+
+def _decided(settings: FinetuneSettings, sensor: Sensor, parent: Parent) -> FinetuneSettings:
+    """The settings with `auto` bands decided."""
+    if settings.bands != "auto":
+        return settings
+    windows = sensor.bands > parent.net.config.bands
+    return settings.model_copy(update={"bands": "windows" if windows else "sensor"})
 
 
 def _config(parent: SSPSRConfig, sensor: Sensor, settings: FinetuneSettings) -> SSPSRConfig:
@@ -171,7 +190,6 @@ def _job(
     archive: Archive,
     split: Split,
     scale: int,
-    processes: int,
 ) -> Job:
     """All but the network."""
     patch = min(settings.patch, max(_side(area) for area in split.train) // scale)
@@ -189,9 +207,6 @@ def _job(
         cache_bytes=int(settings.memory * 1e9 / 2),
         seed=settings.seed,
     )
-    patches = sum(area.window.pixels for area in train) / (scale * patch) ** 2
-    epoch = max(1, round(patches / (settings.batch * processes)))
-    steps = None if settings.epochs is None else settings.epochs * epoch
     return Job(
         model=b"",
         train=_parts(train, where),
@@ -201,7 +216,7 @@ def _job(
             learning_rate=settings.learning_rate, angle=settings.angle, seed=settings.seed
         ),
         augmentation=Augmentation(noise=_NOISE),
-        ending=Ending(settings.seconds, steps, settings.patience),
+        ending=Ending(settings.seconds, None, settings.patience),
         threads=1,
         report_seconds=settings.report_seconds,
         report_steps=settings.report_steps,

@@ -14,7 +14,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.events import Event
 from pipeline.finetune.plan import Plan
 from pipeline.finetune.state import Course, Validation
-from pipeline.storage import is_local, join, open_filesystem, redact
+from pipeline.storage import describe, is_local, join, open_filesystem, redact
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 200, 44
 _MOST_SOURCES = 50
@@ -142,6 +142,9 @@ class TensorBoardLog:
 
     Event files grow line by line, which object stores cannot do: there the file is written here and
     sent whole after every validation.
+
+    Attributes:
+        fault: why the last file was not sent; empty where it was. The training goes on.
     """
 
     def __init__(self, out: str, name: str) -> None:
@@ -152,6 +155,7 @@ class TensorBoardLog:
             self._path if self._local else self._stack.enter_context(tempfile.TemporaryDirectory())
         )
         self._writer: Any = None
+        self.fault = ""
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -179,9 +183,14 @@ class TensorBoardLog:
 
     def _send(self) -> None:
         self._writer.flush()
-        if not self._local:
+        if self._local:
+            return
+        try:
             for file in Path(self._folder).iterdir():
                 self._filesystem.put_file(str(file), join(self._path, file.name))
+            self.fault = ""
+        except Exception as error:  # whatever a store raises
+            self.fault = describe(error)
 
     def close(self) -> None:
         if self._writer is not None:

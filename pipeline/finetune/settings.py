@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pipeline.settings import Degrading, Mask, Normalise, Settings
 
-Bands = Literal["sensor", "windows"]
+Bands = Literal["auto", "sensor", "windows"]
 
 DEFAULT_BUDGET = 1800.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
@@ -44,9 +44,9 @@ class FinetuneSettings(Settings):
         None, description="Upsampling factor of the new model; default: that of --from."
     )
     bands: Bands = Field(
-        "sensor",
-        description="Bands of the new model: all of the sensor's, or those of --from, which then "
-        "runs over windows of the spectrum as before.",
+        "auto",
+        description="Bands of the new model: all of the sensor's, or as many as --from has, which "
+        "then runs over windows of the spectrum; auto: windows where the sensor has more.",
     )
     budget: Annotated[float, BeforeValidator(_seconds)] | None = Field(
         None,
@@ -57,7 +57,9 @@ class FinetuneSettings(Settings):
     epochs: int | None = Field(
         None, ge=1, description="Train for so many passes over the training pixels instead."
     )
-    workers: int | None = Field(None, ge=1, description="Training processes; default: one per GPU.")
+    workers: int | None = Field(
+        None, ge=1, description="Training processes; default: one per GPU, or per processor."
+    )
     use_gpu: bool = Field(False, description="Train on GPUs.")
     degradation: Degrading = Field(
         "bicubic", description="How LR is made of HR: as published, or by the sensor's MTF."
@@ -93,7 +95,7 @@ class FinetuneSettings(Settings):
         10, ge=1, description="Stop after so many validations without a better PSNR."
     )
     report_seconds: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="Between two validations and checkpoints."
+        60.0, gt=0, allow_inf_nan=False, description="Between two validations and checkpoints."
     )
     report_steps: int | None = Field(
         None, ge=1, description="Validate and checkpoint every so many steps instead."

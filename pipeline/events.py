@@ -118,6 +118,14 @@ class TrainingInterrupted:
 
 
 @dataclass(frozen=True)
+class TrainingSkipped:
+    """Pixels of a scene cannot be read; others are trained on in their place."""
+
+    scene_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrainingFinished:
     name: str
     steps: int
@@ -138,6 +146,7 @@ Event = (
     | TrainingProgress
     | TrainingValidated
     | TrainingInterrupted
+    | TrainingSkipped
     | TrainingFinished
 )
 Listener = Callable[[Event], None]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from model import SSPSR, Card, SSPSRConfig
 from model.augmentation import NONE, Augmentation
 from model.card import Architecture
+from model.checkpoint import unpack
 from model.degradation import bicubic
 from model.pairs import make_pair
 from model.receptive_field import halo
@@ -396,6 +397,17 @@ def test_a_sensor_of_more_bands_keeps_the_parents_windows(tmp_path: Path) -> Non
     assert plan.card.wavelengths == plan.parent.card.wavelengths
     assert own.card.architecture.bands == 40
     assert plan.fingerprint != own.fingerprint
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_another_scale_keeps_what_it_can(tmp_path: Path, scale: int) -> None:
+    write_pair(tmp_path / "a")
+    same = {"source": str(tmp_path / "a"), "out": str(tmp_path / "o"), "epochs": 1}
+    plan = make_plan(options(**same | {"scale": scale, "include": ["s0"], "patch": 3}))
+    net, made = unpack(plan.job.model, "the model")
+    assert net.config.scale == made.architecture.scale == scale
+    parent = plan.parent.net.branch_of(0).head.weight
+    assert torch.equal(net.branch_of(0).head.weight, parent)
 
 
 def test_another_source_or_option_is_another_training(tmp_path: Path) -> None:

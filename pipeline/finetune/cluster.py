@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +183,7 @@ def _cause(error: BaseException) -> str:
 
 
 @contextmanager
-def _settled() -> Any:
+def _settled() -> Iterator[None]:
     """Ray Train's own switches for the time of a training."""
     before = {name: os.environ.get(name) for name in _RAY_TRAIN}
     os.environ |= _RAY_TRAIN

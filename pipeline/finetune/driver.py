@@ -20,6 +20,7 @@ from pipeline.finetune.cluster import Outcome, fit
 from pipeline.finetune.plan import Plan, make_plan
 from pipeline.finetune.records import NEW, START, TensorBoardLog, curves, final_card
 from pipeline.finetune.settings import FinetuneSettings
+from pipeline.finetune.split import Area
 from pipeline.plan import OutputOptions
 from pipeline.registry import Promotion, load_registered, promote
 from pipeline.settings import RunSettings
@@ -34,6 +35,7 @@ from pipeline.storage import (
 )
 
 _LATEST = "latest"
+_MOST_TESTED = 24
 _MOST_PROCESSES = 8  # on processors, unless asked for
 
 
@@ -107,13 +109,16 @@ class _Run:
         Raises:
             UsageError: another training's checkpoint has the name.
         """
+        weights = read_if_present(self._filesystem, self._path("safetensors"))
+        if weights is None:
+            return None
+        if _run_of(weights) != self._plan.fingerprint:
+            place = redact(self._address("safetensors"))
+            raise UsageError(f"{place} is there, of another training: give --name or another --out")
         data = read_if_present(self._filesystem, self._path("report.json"))
         if data is None:
             return None
         report = FinetuneReport(**json.loads(data))
-        if report.fingerprint != self._plan.fingerprint:
-            place = redact(self._address("safetensors"))
-            raise UsageError(f"{place} is there, of another training: give --name or another --out")
         evaluation = read_if_present(self._filesystem, self._path("evaluation.json"))
         if self._settings.registry and not report.promoted and evaluation is not None:
             self._promote(report, Evaluation.from_json(evaluation))
@@ -181,8 +186,8 @@ class _Run:
         plan, settings = self._plan, self._settings
         where = {m.ref.scene_id: m.ref.uri for m in plan.archive.members}
         regions = [
-            Region(where[area.scene_id], f"{area.scene_id} {place}", area.window)
-            for place, area in enumerate(plan.split.test)
+            Region(where[area.scene_id], area.scene_id, area.window)
+            for area in self._tested(plan.split.test)
         ]
         options = OutputOptions.of(
             RunSettings.from_options(
@@ -207,6 +212,13 @@ class _Run:
         if rivals:
             self._notes.append(f"not compared with {', '.join(rivals)}: {why}")
         return evaluate_regions(new, regions, **arguments)
+
+    def _tested(self, areas: Sequence[Area]) -> list[Area]:
+        """All test areas, or as many as are enough, spread evenly over the archive."""
+        if len(areas) <= _MOST_TESTED:
+            return list(areas)
+        self._notes.append(f"{_MOST_TESTED} of {len(areas)} held-out areas were evaluated")
+        return [areas[place * len(areas) // _MOST_TESTED] for place in range(_MOST_TESTED)]
 
     def _rivals(self) -> dict[str, tuple[SSPSR, Card]]:
         """Other checkpoints of the same scale, by what they are."""
@@ -265,8 +277,19 @@ class _Run:
             raise UsageError(f"cannot write {place}: {describe(error)}") from error
 
     def _emit(self, event: Event) -> None:
+        if isinstance(event, events.TrainingSkipped):
+            note = f"{event.scene_id}: passed over in training: {event.reason}"
+            self._notes += [] if note in self._notes else [note]
         for listener in self._listeners:
             listener(event)
+
+
+def _run_of(weights: bytes) -> str:
+    """The fingerprint of the training that a checkpoint comes from; empty where it has none."""
+    try:
+        return str(unpack(weights, "the checkpoint")[1].training.get("run", ""))
+    except CheckpointError:
+        return ""
 
 
 def _share(settings: FinetuneSettings) -> Share:

@@ -70,6 +70,7 @@ class Training:
         self._since = time.monotonic() - self._course.seconds
         self._reported = self._trainer.steps, time.monotonic()
         self._told = -_TELL_SECONDS
+        self._failed: set[str] = set()
 
     def _patches(self) -> PatchStream:
         job, pixels = self._job, self._job.pixels
@@ -104,9 +105,9 @@ class Training:
         """Train until the end is reached; the last report holds the final state."""
         if self._validator is not None:
             self._course.bicubic = self._validator.bicubic
+        self._tell_start()
         if not self._course.validations:
             self._report()
-        self._tell_start()
         while True:
             progress, report = self._agree()
             if progress >= 1.0:
@@ -159,6 +160,7 @@ class Training:
     def _report(self) -> None:
         """Validate, and make a checkpoint that Ray Train keeps once all processes came here."""
         metrics: dict[str, Any] = {"step": self._trainer.steps}
+        self._tell_failures()
         if self._validator is None:
             ray.train.report(metrics)
         else:
@@ -198,10 +200,19 @@ class Training:
             steps, seconds = self._trainer.steps, self._course.seconds
             self._tell(events.TrainingProgress(steps, progress, seconds, self._loss))
 
+    def _tell_failures(self) -> None:
+        """Each process tells of its own."""
+        for scene_id in [name for name in self._reader.failures if name not in self._failed]:
+            self._failed.add(scene_id)
+            self._put(events.TrainingSkipped(scene_id, self._reader.failures[scene_id]))
+
     def _tell(self, event: events.Event) -> None:
         if self._seat.rank == 0:
-            with suppress(Exception):  # whoever listens, the training goes on
-                self._board.put.remote(event)
+            self._put(event)
+
+    def _put(self, event: events.Event) -> None:
+        with suppress(Exception):  # whoever listens, the training goes on
+            self._board.put.remote(event)
 
 
 def _wrap(module: torch.nn.Module) -> torch.nn.Module:

@@ -68,6 +68,8 @@ def message(event: Event) -> str | None:
             )
         case events.TrainingInterrupted():
             return f"interrupted, going on from the last checkpoint: {event.reason}"
+        case events.TrainingSkipped():
+            return f"{event.scene_id}: passed over: {event.reason}"
         case events.TrainingFinished():
             why = ", stopped early" if event.early else ""
             return f"{event.name}: {event.steps} steps in {event.seconds:.0f} s{why}; evaluating"

@@ -16,6 +16,7 @@ from pipeline.finetune.plan import Plan
 from pipeline.finetune.state import Course, Validation
 from pipeline.storage import describe, is_local, join, open_filesystem, redact
 
+NEW, START = "new", "start"  # methods of the evaluation: the new model, the one it started from
 _WIDTH, _HEIGHT, _MARGIN = 640, 200, 44
 _MOST_SOURCES = 50
 
@@ -71,9 +72,6 @@ def _metrics(evaluation: Evaluation, scale: str) -> dict[str, dict[str, float]]:
         means = evaluation.mean(name)
         found[title] = {str(key): value for key, value in means.items() if value is not None}
     return found
-
-
-NEW, START = "new", "start"
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -33,6 +33,9 @@ from pipeline.finetune.validation import Validator
 _BETTER = 1e-3  # dB by which a PSNR must exceed the best one to count as better
 _TELL_SECONDS = 1.0
 _SMOOTH = 0.95
+# The schedule warms up over the first hundredths of a training, which may be a single slow step;
+# Adam's first steps at full rate would undo what the parent has learnt.
+_WARM, _WARM_STEPS = 0.02, 20
 
 
 def train(config: Mapping[str, Any]) -> None:
@@ -151,11 +154,16 @@ class Training:
         )
         low, counts = make_pair(high, valid, pixels.degradation, self._scale, pixels.mtf)
         assert counts is not None
-        loss = self._trainer.step(low, high, counts & used, progress)
+        loss = self._trainer.step(low, high, counts & used, self._elapsed(progress))
         if math.isfinite(loss):
             first = self._loss == 0.0
             self._loss = loss if first else _SMOOTH * self._loss + (1 - _SMOOTH) * loss
         self._tell_progress(progress)
+
+    def _elapsed(self, progress: float) -> float:
+        """The position in the schedule, in the warm-up for a number of steps at least."""
+        steps = self._trainer.steps
+        return min(progress, _WARM * steps / _WARM_STEPS) if steps < _WARM_STEPS else progress
 
     def _report(self) -> None:
         """Validate, and make a checkpoint that Ray Train keeps once all processes came here."""

@@ -275,9 +275,10 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._scenes: deque[Work] = deque()
         self._tiles: deque[Work] = deque()
+        self._untouched: deque[Iterator[Work]] = deque()
         self._failed: set[str] = set()
         self._flying = 0
-        self._done: dict[str, set[str]] = {}
+        self._done: dict[str, frozenset[str]] = {}
 
     def add(self, job: SceneJob) -> None:
         """Queue a scene."""
@@ -289,7 +290,7 @@ class Dispatcher:
 
     def run(self) -> None:
         """Until every piece of work is done or given up."""
-        while self._scenes or self._tiles or self._flying or self._later:
+        while self._scenes or self._tiles or self._untouched or self._flying or self._later:
             self._fill()
             if not self._flying:
                 self._ask_again()
@@ -301,6 +302,7 @@ class Dispatcher:
     def _fill(self) -> None:
         ahead = IN_FLIGHT * len(self._pool.seats)
         while True:
+            self._make_tiles(ahead)
             if len(self._tiles) < ahead and self._next_scene():
                 work = self._scenes[0]
                 if work.job.scene_id in self._done:  # prepared by an earlier run
@@ -323,7 +325,7 @@ class Dispatcher:
             if admission.answer == "go":
                 self._admitted.add(work.job.scene_id)
                 if admission.done is not None:
-                    self._done[work.job.scene_id] = set(admission.done)
+                    self._done[work.job.scene_id] = admission.done
                 return True
             self._scenes.popleft()
             if admission.answer == "later":
@@ -351,8 +353,24 @@ class Dispatcher:
         return taken
 
     def _queue_tiles(self, job: SceneJob) -> None:
-        done = self._done.get(job.scene_id, set())
-        self._tiles.extend(Work(job, tile) for tile in job.grid if tile.key not in done)
+        self._admitted.discard(job.scene_id)
+        self._untouched.append(self._tiles_of(job, self._done.pop(job.scene_id, frozenset())))
+
+    def _tiles_of(self, job: SceneJob, done: frozenset[str]) -> Iterator[Work]:
+        for tile in job.grid:
+            if job.scene_id in self._failed:
+                return
+            if tile.key not in done:
+                yield Work(job, tile)
+
+    def _make_tiles(self, count: int) -> None:
+        """Have `count` tiles ready; a scene may have millions, so no more are made ahead."""
+        while self._untouched and len(self._tiles) < count:
+            work = next(self._untouched[0], None)
+            if work is None:
+                self._untouched.popleft()
+            else:
+                self._tiles.append(work)
 
     def _handle(self, work: Work, result: Any) -> None:
         if work.job.scene_id in self._failed:

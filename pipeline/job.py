@@ -191,12 +191,7 @@ class Run:
                 scenes=len(self._plan.scenes),
                 tiles=sum(scene.tiles for scene in work),
                 tiles_kept=kept,
-                pixel_bands=sum(
-                    _tile_pixel_bands(scene.job, key)
-                    for scene in work
-                    if scene.job
-                    for key in _open_tiles(scene)
-                ),
+                pixel_bands=sum(_open_pixel_bands(scene) for scene in work),
             )
         )
         for scene in self._plan.scenes:
@@ -417,9 +412,10 @@ class Run:
         self._emit(events.SceneFinished(scene_id, status, reason))
 
 
-def _open_tiles(scene: ScenePlan) -> list[str]:
+def _open_pixel_bands(scene: ScenePlan) -> int:
     assert scene.job is not None
-    return [tile.key for tile in scene.job.grid if tile.key not in scene.done]
+    done = sum(_tile_pixel_bands(scene.job, key) for key in scene.done)
+    return scene.job.pixel_bands - done
 
 
 def _tile_pixel_bands(job: SceneJob, key: str) -> int:

@@ -110,6 +110,7 @@ def _connect(address: str | None) -> None:
                 include_dashboard=False,
                 object_store_memory=_LOCAL_OBJECT_STORE,
                 _node_ip_address="127.0.0.1",
+                _system_config={"task_events_report_interval_ms": 0},
                 **quiet,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:

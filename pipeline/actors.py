@@ -18,15 +18,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 
-from pipeline.errors import SceneError, StoreUnavailable, UsageError
+from pipeline.errors import SceneError, StoreUnavailable, UsageError, one_line
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.plan import SceneJob
 from pipeline.ray_token import own_token
 from pipeline.settings import Precision
-from pipeline.storage import describe, redact
+from pipeline.storage import describe, redact, without_secrets
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
@@ -34,6 +40,9 @@ _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 1.0
 _TRANSIENT = frozenset({"unreadable", "output-failed"})
+# An actor that Ray's memory monitor ends, or whose node is gone, is not always a RayActorError.
+_GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
+_MOST_FAILED_STARTS = 3  # in a row, before a place is given up
 
 
 @dataclass(frozen=True)
@@ -163,20 +172,24 @@ class Share:
 
 @dataclass
 class _Seat:
-    """One actor and what it is doing."""
+    """One actor and what it is doing; `starting` becomes ready when it is alive, then it is None."""
 
     actor: Any
+    starting: Any
     flying: dict[Any, Work] = field(default_factory=dict)
 
     def can_take(self, work: Work) -> bool:
-        """A suspect runs alone, so that the next death names it."""
-        if any(other.suspect for other in self.flying.values()):
+        """A suspect runs alone, so that the next death names it.
+
+        An actor that is not alive takes nothing: the cluster may have no room for it any more.
+        """
+        if self.starting is not None or any(other.suspect for other in self.flying.values()):
             return False
         return not self.flying if work.suspect else len(self.flying) < IN_FLIGHT
 
 
 class ActorPool:
-    """A fixed number of actors; one that dies is replaced.
+    """A number of actors; one that dies is replaced as soon as the cluster has room.
 
     `actor` is the class to run; it takes the arguments of `TileActor` and has its `work`.
     """
@@ -188,6 +201,7 @@ class ActorPool:
         self._share = share
         self._precision = precision
         self._actor = actor
+        self._failed_starts = 0
         self.seats = [self._new_seat() for _ in range(share.workers)]
 
     def _new_seat(self) -> _Seat:
@@ -197,7 +211,8 @@ class ActorPool:
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
         threads = max(1, int(share.cpus))
-        return _Seat(handle.remote(self._model, share.device, threads, self._precision))
+        started = handle.remote(self._model, share.device, threads, self._precision)
+        return _Seat(started, started.__ray_ready__.remote())
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""
@@ -208,22 +223,43 @@ class ActorPool:
         return False
 
     def finished(self, timeout: float) -> Iterator[tuple[Work, Any]]:
-        """Work that ended within `timeout` seconds and its result; None where its actor died."""
+        """Work that ended within `timeout` seconds and its result; None where its actor died.
+
+        Actors that came alive meanwhile take work from then on.
+
+        Raises:
+            UsageError: no actor can be started.
+        """
         references = [reference for seat in self.seats for reference in seat.flying]
-        ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        references += [seat.starting for seat in self.seats if seat.starting is not None]
+        ready, _ = ray.wait(references, num_returns=1, timeout=timeout) if references else ([], [])
         for reference in ready:
-            seat = next((seat for seat in self.seats if reference in seat.flying), None)
-            if seat is None:
-                continue
+            seat = next(
+                seat
+                for seat in self.seats
+                if reference in seat.flying or reference == seat.starting
+            )
             try:
                 result = ray.get(reference)
-            except RayActorError:
-                yield from ((work, None) for work in self._bury(seat))
+            except _GONE as error:
+                yield from ((work, None) for work in self._bury(seat, error))
+                continue
+            if reference == seat.starting:
+                seat.starting, self._failed_starts = None, 0
             else:
                 yield seat.flying.pop(reference), result
 
-    def _bury(self, seat: _Seat) -> list[Work]:
-        self.seats[self.seats.index(seat)] = self._new_seat()
+    def _bury(self, seat: _Seat, error: Exception) -> list[Work]:
+        """Replace a dead actor, unless those before it did not even start; what it held."""
+        self._failed_starts += seat.starting is not None
+        place = self.seats.index(seat)
+        if self._failed_starts < _MOST_FAILED_STARTS:
+            self.seats[place] = self._new_seat()
+        else:
+            del self.seats[place]
+        if not self.seats:
+            cause = without_secrets(one_line(str(error).strip().rpartition("\n")[2]))
+            raise UsageError(f"no worker can be started: {cause}")
         return list(seat.flying.values())
 
     def close(self) -> None:
@@ -295,7 +331,6 @@ class Dispatcher:
             self._fill()
             if not self._flying:
                 self._ask_again()
-                continue
             for work, result in self._pool.finished(timeout=1.0):
                 self._flying -= 1
                 self._handle(work, result)

@@ -172,7 +172,7 @@ class Share:
 
 @dataclass
 class _Seat:
-    """One actor and what it is doing; `starting` becomes ready when it is alive, then it is None."""
+    """One actor and what it is doing; `starting` is ready when it is alive, and None from then."""
 
     actor: Any
     starting: Any

@@ -21,10 +21,12 @@ from typing import Any
 
 from benchmarks.common import job_settings, make_net, print_table, write_checkpoint
 from benchmarks.processes import Processes
-from pipeline.actors import ActorPool, Admission, Dispatcher, Handlers, Share, ray_session
+from pipeline.actors import ActorPool
+from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile
 from pipeline.job import load_model
 from pipeline.plan import Plan, SceneJob, make_plan
+from pipeline.ray_session import Share, ray_session
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 

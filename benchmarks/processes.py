@@ -71,6 +71,10 @@ class Processes:
                     others += Usage.of(child)
         return cls(Usage.of(process), actors, others)
 
+    def growth(self, before: Processes) -> list[Usage]:
+        """By how much each part has grown since."""
+        return [now - then for now, then in zip(self.parts, before.parts, strict=True)]
+
     @classmethod
     def median(cls, found: Sequence[Processes]) -> Processes:
         names = [each.name for each in fields(cls)]

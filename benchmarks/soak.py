@@ -16,7 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,44 +34,28 @@ from benchmarks.common import (
     write_checkpoint,
     write_scene,
 )
+from benchmarks.processes import Processes
 from pipeline import events
 from pipeline.events import Event
 from pipeline.job import run
 
 _WARM = 5  # growth is counted from a fifth of the scenes on
 _NEAR = 5  # samples that make one figure
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What processes hold together: megabytes of their own, file descriptors, threads."""
-
-    megabytes: float = 0.0
-    files: int = 0
-    threads: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.megabytes + other.megabytes,
-            self.files + other.files,
-            self.threads + other.threads,
-        )
+_WHAT = ("MB", "files", "threads")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The processes of a run after so many scenes."""
+    """The processes of a run after so many scenes, at a time in seconds."""
 
     scenes: int
     seconds: float
-    driver: Usage
-    actors: Usage
-    ray: Usage
+    held: Processes
 
 
 @dataclass
 class Soak:
-    """What a run did: seconds after its start when things happened, and samples between."""
+    """What a run did: samples, and how long after its start things had happened, in seconds."""
 
     samples: list[Sample] = field(default_factory=list)
     planned: float = 0.0
@@ -82,15 +66,8 @@ class Soak:
     def at(self, scenes: int) -> Sample:
         """The median of the samples around that number of scenes."""
         near = sorted(self.samples, key=lambda sample: abs(sample.scenes - scenes))[:_NEAR]
-        parts = {
-            name: Usage(*(_median(near, name, each) for each in Usage.__dataclass_fields__))
-            for name in ("driver", "actors", "ray")
-        }
-        return Sample(scenes, statistics.median(each.seconds for each in near), **parts)
-
-
-def _median(samples: Sequence[Sample], part: str, name: str) -> Any:
-    return statistics.median(getattr(getattr(sample, part), name) for sample in samples)
+        seconds = statistics.median(each.seconds for each in near)
+        return Sample(scenes, seconds, Processes.median([each.held for each in near]))
 
 
 def soak(folder: Path, scenes: int, size: int = 24, bands: int = 8, every: float = 1.0) -> Soak:
@@ -106,7 +83,9 @@ def soak(folder: Path, scenes: int, size: int = 24, bands: int = 8, every: float
     while driver.is_alive():
         if 0 < done.value < scenes:  # the actors are there
             with suppress(psutil.NoSuchProcess):
-                found.samples.append(_look(psutil.Process(driver.pid), done.value))
+                found.samples.append(
+                    Sample(done.value, time.perf_counter(), Processes.of(driver.pid))
+                )
         driver.join(every)
     found.planned, found.last_scene, found.ended, found.published = ours.recv()
     return found
@@ -120,28 +99,12 @@ def _drive(folder: Path, size: int, done: Any, told: Any) -> None:
         if isinstance(event, events.SceneFinished):
             done.value += 1
 
-    settings = job_settings(folder / "scenes", folder / "net.safetensors", folder / "out", tile=size)
+    settings = job_settings(
+        folder / "scenes", folder / "net.safetensors", folder / "out", tile=size
+    )
     report = run(settings, [listen])
     kinds = (events.RunPlanned, events.SceneFinished, events.RunFinished)
     told.send((*(at[kind] for kind in kinds), report.count("published")))
-
-
-def _look(driver: psutil.Process, scenes: int) -> Sample:
-    actors, ray = Usage(), Usage()
-    for child in driver.children(recursive=True):
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            usage = _usage(child)
-            if "TileActor" in " ".join(child.cmdline()[:1]):
-                actors += usage
-            else:
-                ray += usage
-    return Sample(scenes, time.perf_counter(), _usage(driver), actors, ray)
-
-
-def _usage(process: psutil.Process) -> Usage:
-    with process.oneshot():
-        own = process.memory_full_info().uss / 1e6
-        return Usage(own, process.num_fds(), process.num_threads())
 
 
 def write_archive(folder: Path, scenes: int, size: int, bands: int) -> None:
@@ -179,17 +142,6 @@ def _write_envi(path: Path, values: np.ndarray) -> None:
     path.with_suffix(".img").write_bytes(values.tobytes())
 
 
-def growth(before: Sample, after: Sample) -> list[list[object]]:
-    """Rows of a table: by how much each kind of process grew, in all and per scene."""
-    rows: list[list[object]] = []
-    for name in ("driver", "actors", "ray"):
-        one, two = getattr(before, name), getattr(after, name)
-        grown = two.megabytes - one.megabytes
-        each = 1e6 * grown / (after.scenes - before.scenes)
-        rows.append([name, grown, each, two.files - one.files, two.threads - one.threads])
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=2000)
@@ -206,21 +158,20 @@ def main() -> None:
         f"{found.published} of {given.scenes} scenes of {given.bands} x {given.size} x "
         f"{given.size} published; planned after {found.planned:.1f} s, the last scene after "
         f"{found.last_scene:.1f} s, the end with the catalogue after {found.ended:.1f} s",
-        ["scenes", "s", *(f"{n} {w}" for n in ("driver", "actors", "Ray") for w in ("MB", "files", "threads"))],
+        ["scenes", "s", *(f"{name} {what}" for name in Processes.NAMES for what in _WHAT)],
         [
-            [each.scenes, each.seconds - begun]
-            + [
-                value
-                for usage in (each.driver, each.actors, each.ray)
-                for value in (usage.megabytes, usage.files, usage.threads)
-            ]
+            [each.scenes, each.seconds - begun, *(v for part in each.held.parts for v in part.row)]
             for each in steps
         ],
     )
+    first, last = found.at(given.scenes // _WARM), steps[-1]
     print_table(
-        f"growth from {given.scenes // _WARM} scenes to {given.scenes}",
-        ["", "MB", "bytes per scene", "files", "threads"],
-        growth(found.at(given.scenes // _WARM), steps[-1]),
+        f"growth from {first.scenes} scenes to {last.scenes}",
+        ["", *_WHAT, "bytes per scene"],
+        [
+            [name, *grown.row, 1e6 * grown.megabytes / (last.scenes - first.scenes)]
+            for name, grown in zip(Processes.NAMES, last.held.growth(first.held), strict=True)
+        ],
     )
 
 

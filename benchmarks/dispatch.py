@@ -14,12 +14,12 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import job_settings, make_net, print_table, write_checkpoint
+from benchmarks.common import job_settings, make_net, print_row, print_table, write_checkpoint
 from benchmarks.processes import Processes
 from pipeline.actors import ActorPool
 from pipeline.dispatch import Admission, Dispatcher, Handlers
@@ -55,15 +55,18 @@ class Mark:
 
 @dataclass
 class Meter:
-    """A mark at every so many tiles."""
+    """A mark at every so many tiles, told as it is passed."""
 
     every: int
+    passed: Callable[[Mark, Mark], None] = lambda before, after: None
     tiles: int = 0
     marks: list[Mark] = field(default_factory=list)
 
     def mark(self) -> None:
         clocks = time.perf_counter(), time.process_time()
         self.marks.append(Mark(self.tiles, *clocks, Processes.of()))
+        if len(self.marks) > 1:
+            self.passed(*self.marks[-2:])
 
     def prepared(self, job: SceneJob, prepared: Prepared) -> None:
         if not self.marks:
@@ -99,9 +102,8 @@ def _write_sparse(path: Path, side: int) -> None:
         file.truncate(8 * side * side)
 
 
-def dispatch(model: bytes, plan: Plan, every: int) -> Meter:
+def dispatch(model: bytes, plan: Plan, meter: Meter) -> None:
     """Send every tile of the plan through the pool; Ray runs already."""
-    meter = Meter(every)
     pool = ActorPool(model, Share("cpu", 2, 1.0, 0.0), actor=IdleActor)
     handlers = Handlers(meter.prepared, meter.tile, lambda work, reason: None, meter.failed)
     dispatcher = Dispatcher(pool, handlers, 1, lambda job: Admission("go"))
@@ -110,7 +112,6 @@ def dispatch(model: bytes, plan: Plan, every: int) -> Meter:
         dispatcher.add(scene.job)
     dispatcher.run()
     pool.close()
-    return meter
 
 
 def main() -> None:
@@ -124,17 +125,17 @@ def main() -> None:
     model, plan = plan_scenes(folder, given.tiles, given.scenes)
     planned = time.perf_counter() - started
     tiles = sum(scene.tiles for scene in plan.work)
-    with ray_session(None):
-        meter = dispatch(model, plan, given.tiles // given.rows)
-    shutil.rmtree(folder)
-    spent = meter.marks[-1].seconds - meter.marks[0].seconds
     print_table(
-        f"{tiles} tiles of {len(plan.work)} scenes: planned in {planned:.2f} s, dispatched in "
-        f"{spent:.1f} s",
+        f"{tiles} tiles of {len(plan.work)} scenes, planned in {planned:.2f} s",
         ["tiles", "ms per tile", "processor of the driver, ms per tile"]
         + [f"{name} MB" for name in Processes.NAMES],
-        [row(before, after) for before, after in pairwise(meter.marks)],
+        [],
     )
+    meter = Meter(given.tiles // given.rows, lambda *marks: print_row(row(*marks)))
+    with ray_session(None):
+        dispatch(model, plan, meter)
+    shutil.rmtree(folder)
+    print(f"\ndispatched in {meter.marks[-1].seconds - meter.marks[0].seconds:.1f} s")
 
 
 def row(before: Mark, after: Mark) -> list[object]:

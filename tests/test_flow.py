@@ -30,7 +30,7 @@ from model.card import Architecture
 from pipeline import events
 from pipeline.errors import UsageError
 from pipeline.finetune.settings import FinetuneSettings
-from pipeline.job import RunReport, SceneRow
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 
 FINETUNE_DEPLOYMENT = "sr-finetune/default"

@@ -137,7 +137,9 @@ class Trainer:
         self._adam.zero_grad(set_to_none=True)
         with exact_float32(self.device):
             loss = self._loss(low, high, valid)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # A loss that is not finite makes all gradients so, on every process that shares them.
+            start = torch.where(loss.isfinite(), 1.0, math.nan)
+            loss.backward(start)  # type: ignore[no-untyped-call]
         limit = self.options.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
         self.steps += 1

@@ -80,7 +80,7 @@ def start_as_bicubic(net: SSPSR) -> None:
         net.final.weight[:, :count, 1, 1] += basis.to(net.final.weight.device)
 
 
-def _patches(cubes: Sequence[Tensor], scale: int, options: FitOptions) -> Iterator[Tensor]:
+def patches(cubes: Sequence[Tensor], scale: int, options: FitOptions) -> Iterator[Tensor]:
     """Endless batches `[batch, bands, scale*patch, scale*patch]` from anywhere in the cubes."""
     random = np.random.default_rng(options.steps.seed)
     side = scale * options.patch
@@ -129,7 +129,7 @@ def fit(
         if cube.shape[0] != config.bands or min(cube.shape[1:]) < side:
             raise ValueError(f"cube {cube.shape} does not fit {config.bands} bands x {side} px")
     trainer = Trainer(net, options.steps)
-    batches = _patches([torch.from_numpy(cube) for cube in cubes], config.scale, options)
+    batches = patches([torch.from_numpy(cube) for cube in cubes], config.scale, options)
     budget = 60 * options.minutes
     reported = start = time.monotonic()
     smooth = 0.0

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from model.attention import ChannelAttention
-from model.composition import empty_like, is_worth, through_both
+from model.composition import is_worth, through_both
 from model.sspsr import SSPSR, Branch, SpatialSpectralBlock
 
 
@@ -48,20 +48,16 @@ class TrainingForm(nn.Module):
             `[N, bands, scale*h, scale*w]`, not clipped, channels-last.
         """
         starts = self.net.config.group_starts if starts is None else starts
-        low, bicubic = (x.contiguous(memory_format=torch.channels_last) for x in (low, bicubic))
-        merged = self._merge(low, starts)
-        return self._reconstruct(merged, bicubic)
+        return self._reconstruct(self._merge(low, starts), bicubic)
 
     def _merge(self, low: Tensor, starts: Sequence[int]) -> Tensor:
         """All groups through their branches; bands in several groups are averaged."""
         config = self.net.config
         parts = [low[:, start : start + config.group_size] for start in starts]
         if config.shared_branch:
-            fine = _branch(self.net.branch_of(0), _stacked(parts))
+            fine = _branch(self.net.branch_of(0), torch.cat(parts))
         else:
-            fine = torch.cat(
-                [_branch(self.net.branch_of(i), _stacked([part])) for i, part in enumerate(parts)]
-            )
+            fine = torch.cat([_branch(self.net.branch_of(i), part) for i, part in enumerate(parts)])
         merged: Tensor = _Average.apply(fine, tuple(starts), config.bands)  # type: ignore[no-untyped-call]
         return merged
 
@@ -83,10 +79,6 @@ class TrainingForm(nn.Module):
         return functional.conv2d(self.net.skip_conv(bicubic), self.net.final.weight, padding=1)
 
 
-def _stacked(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
-
-
 def _branch(branch: Branch, x: Tensor) -> Tensor:
     """As `Branch.forward`."""
     y = _body(branch, x)
@@ -101,6 +93,7 @@ def _branch(branch: Branch, x: Tensor) -> Tensor:
 
 
 def _body(branch: Branch, x: Tensor) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
     start = y = cast(Tensor, branch.head(x))
     for block in branch.body.net:
         y = _block(cast(SpatialSpectralBlock, block), y)
@@ -143,7 +136,7 @@ class _Average(torch.autograd.Function):
     def forward(ctx: Any, parts: Tensor, starts: tuple[int, ...], bands: int) -> Tensor:
         size, (height, width) = parts.shape[1], parts.shape[2:]
         count = torch.zeros(bands)
-        total = empty_like(parts, (len(parts) // len(starts), bands, height, width)).zero_()
+        total = parts.new_zeros(len(parts) // len(starts), bands, height, width)
         for start, part in zip(starts, parts.chunk(len(starts)), strict=True):
             total[:, start : start + size] += part
             count[start : start + size] += 1
@@ -155,4 +148,4 @@ class _Average(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         shares = gradient * ctx.share
-        return _stacked([shares[:, s : s + ctx.size] for s in ctx.starts]), None, None
+        return torch.cat([shares[:, s : s + ctx.size] for s in ctx.starts]), None, None

@@ -268,16 +268,28 @@ def test_schedules() -> None:
     assert cosine[3] == cosine[4] == pytest.approx(0.01)
 
 
-def test_parallel_wraps_the_form_and_its_parameters_are_the_networks() -> None:
-    wrapped: list[nn.Module] = []
-
-    def parallel(module: nn.Module) -> nn.Module:
-        wrapped.append(module)
-        return module
-
-    net = make_net()
-    Trainer(net, TrainingOptions(), parallel=parallel)
-    assert [id(p) for p in wrapped[0].parameters()] == [id(p) for p in net.parameters()]
+def test_parallel_training_is_the_same_training() -> None:
+    """Through DistributedDataParallel, here of one process."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        net = make_net()
+        alone, together = (
+            Trainer(copy.deepcopy(net), TrainingOptions(), parallel=parallel)
+            for parallel in (lambda module: module, nn.parallel.DistributedDataParallel)
+        )
+        low, high = patches(net)
+        for step in range(2):
+            losses_found = [t.step(low, high, None, step / 2) for t in (alone, together)]
+            assert losses_found[0] == losses_found[1]
+        high[0, 0, 0, 0] = float("nan")
+        together.step(low, high, None, 0.9)
+        assert together.skipped == 1
+        pairs = zip(alone.net.parameters(), together.net.parameters(), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_augmentation_turns_dims_and_repeats() -> None:

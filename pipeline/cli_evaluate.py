@@ -127,10 +127,13 @@ def _checkpoints(given: list[str]) -> dict[str, tuple[SSPSR, Card]]:
     except CheckpointError as error:
         raise UsageError(without_secrets(str(error))) from None
     names = [card.name for _, card in loaded.values()]
-    return {
-        redact(text)[-200:] if names.count(found[1].name) > 1 else found[1].name: found
-        for text, found in loaded.items()
+    named = {
+        card.name if names.count(card.name) == 1 else redact(text)[-200:]: (net, card)
+        for text, (net, card) in loaded.items()
     }
+    if len(named) < len(loaded):
+        raise UsageError("two checkpoints have one name: give their cards names of their own")
+    return named
 
 
 def _write(found: Evaluation, folder: Path) -> None:

@@ -38,6 +38,7 @@ from pipeline.storage import (
 LATEST = "latest.json"
 _PREFIX = "registry:"
 _DIGITS = 16  # of a digest in a file name
+_LONGEST = 64 << 10  # bytes; a foreign object of this name may be of any size
 _TRIES = 5  # each ends in a decision, or shows that another process was faster
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]{0,150}\.safetensors", re.ASCII)
 
@@ -134,11 +135,12 @@ def _pointed(model: str) -> Pointer | None:
     place = redact(join(_folder_of(model), LATEST))
     try:
         filesystem, path = open_filesystem(join(_folder_of(model), LATEST))
-        data = read_if_present(filesystem, path)
-    except (OSError, ValueError, UsageError) as error:
+        with filesystem.open(path, "rb") as file:
+            data: bytes = file.read(_LONGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"nothing is promoted yet: there is no {place}") from None
+    except Exception as error:  # whatever a store raises, it is of no use
         raise CheckpointError(f"cannot read {place}: {describe(error)}") from None
-    if data is None:
-        raise CheckpointError(f"nothing is promoted yet: there is no {place}")
     pointer = Pointer.parse(data)
     if pointer is None:
         raise CheckpointError(f"{place} is no pointer to a checkpoint: remove it and promote again")

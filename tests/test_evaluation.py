@@ -135,7 +135,7 @@ def test_nothing_is_scored_where_the_truth_has_a_gap(tmp_path: Path) -> None:
 def test_a_large_scene_is_sampled_and_read_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regions, "MOST_VALUES", 1000)
+    monkeypatch.setattr(regions, "MOST_VALUES", 40_000)
     seen: list[int] = []
     values = counts(256, 256, bands=9).astype(np.float32) * np.float32(SCALE_FACTOR)
 
@@ -207,7 +207,9 @@ def test_pairs_are_of_the_same_scenes(tmp_path: Path) -> None:
     net, card = small()
     with torch.no_grad():
         (other := make_net()).final.bias.add_(0.01)
+    net.train()
     found = evaluate_regions({"a": (net, card), "same": (net, card), "b": (other, card)}, scenes)
+    assert net.training  # as whoever trains it left it
     one, two = found.differences("a", "b"), found.differences("b", "a")
     for metric in METRICS:
         assert one[metric].unit == "scene" and one[metric].pairs == 3

@@ -19,7 +19,14 @@ from pipeline.enlarging import REACH, enlarge
 from pipeline.errors import SceneError
 from pipeline.evaluation.degraded import crop, degraded, replaced
 from pipeline.evaluation.regions import Region, blocks_of, cells_of
-from pipeline.evaluation.result import BICUBIC, METRICS, Curve, Figures, SceneResult
+from pipeline.evaluation.result import (
+    BICUBIC,
+    LONGEST_TEXT,
+    METRICS,
+    Curve,
+    Figures,
+    SceneResult,
+)
 from pipeline.grid import TileGrid, Window
 from pipeline.masks import mask_pixels
 from pipeline.nodata import FILL_DEPTH, fill_gaps
@@ -49,6 +56,7 @@ def super_resolve_core(
     core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
+    *,
     conserve: bool,
 ) -> Values:
     """A part of an LR scene `(bands, scale*rows, scale*cols)`, as a tile of the archive job."""
@@ -138,7 +146,8 @@ class Trial:
         calibration = self.calibrations[method]
         engines = scene_engines(self.contenders[method].engine, calibration)
         conserve = self.options.conserve
-        return super_resolve_core(self.low, core, engines, calibration, conserve)[self.bands]
+        result = super_resolve_core(self.low, core, engines, calibration, conserve=conserve)
+        return result[self.bands]
 
     def _bicubic(self, core: Window) -> Values:
         window = core.grown(REACH + FILL_DEPTH, _size(self.low))
@@ -252,7 +261,6 @@ def _result(
     region = trial.region
     pixels = sum(block.scaled(trial.scale).pixels for block in trial.blocks.windows)
     window = region.window
-    waves = trial.high.coords.get("wavelength")
     return SceneResult(
         name=region.name,
         source=redact(region.uri),
@@ -260,7 +268,7 @@ def _result(
         rows=trial.high.sizes["y"],
         columns=trial.high.sizes["x"],
         bands=tuple(trial.bands),
-        wavelengths=None if waves is None else tuple(float(w) for w in waves.values[trial.bands]),
+        wavelengths=_wavelengths(trial),
         peak=peak,
         valid=valid_pixels / pixels,
         sample=trial.blocks.sample,
@@ -274,5 +282,12 @@ def _result(
     )
 
 
+def _wavelengths(trial: Trial) -> tuple[float, ...] | None:
+    if "wavelength" not in trial.high.coords:
+        return None
+    known = np.asarray(trial.high["wavelength"].values, dtype=np.float64)[trial.bands]
+    return tuple(known.tolist()) if np.isfinite(known).all() else None
+
+
 def _note(calibration: Calibration) -> str:
-    return "; ".join(filter(None, [calibration.gain_rule, calibration.bands.note]))
+    return "; ".join(filter(None, [calibration.gain_rule, calibration.bands.note]))[:LONGEST_TEXT]

@@ -25,7 +25,8 @@ from model import SSPSR, Card, CheckpointError, load_checkpoint
 from model.checkpoint import pack, weights_digest
 from pipeline.conditional import Slot, is_enforced, open_slot
 from pipeline.errors import UsageError
-from pipeline.evaluation.result import BICUBIC, Evaluation, Figures
+from pipeline.evaluation.gate import Incumbent, verdict
+from pipeline.evaluation.result import Evaluation
 from pipeline.storage import (
     describe,
     join,
@@ -150,9 +151,8 @@ def _pointed(model: str) -> Pointer | None:
 def promote(folder: str, checkpoint_path: str, evaluation: Evaluation) -> Promotion:
     """Store a checkpoint with its evaluation, and make it the latest if it has earned that.
 
-    It has if, as means over the regions, its PSNR is higher and its SAM lower than bicubic's, and
-    its PSNR is not lower and its SAM not higher than those of the checkpoint that is the latest
-    now, which the evaluation must hold too unless there is none.
+    What earns that is said at `pipeline.evaluation.gate.verdict`; the evaluation must hold the
+    checkpoint that is the latest now, unless there is none.
 
     Args:
         folder: a path or fsspec URL.
@@ -168,14 +168,13 @@ def promote(folder: str, checkpoint_path: str, evaluation: Evaluation) -> Promot
     except CheckpointError as error:
         raise UsageError(f"cannot promote: {error}") from None
     digest = weights_digest(net)
-    method = evaluation.named(digest)
-    if method is None:
+    if evaluation.named(digest) is None:
         raise UsageError(
             f"the evaluation does not hold {card.name} (weights {digest[:12]}): evaluate this "
             "checkpoint and promote it with what comes out"
         )
     try:
-        return _Registry(folder).promote(pack(net, card), card.name, digest, method, evaluation)
+        return _Registry(folder).promote(pack(net, card), card.name, digest, evaluation)
     except UsageError:
         raise
     except Exception as error:  # whatever a store raises, it is of no use
@@ -189,9 +188,7 @@ class _Registry:
         self._folder = folder
         self._fs, self._path = open_filesystem(folder)
 
-    def promote(
-        self, data: bytes, name: str, digest: str, method: str, evaluation: Evaluation
-    ) -> Promotion:
+    def promote(self, data: bytes, name: str, digest: str, evaluation: Evaluation) -> Promotion:
         stem = f"{_file_name(name)}-{digest[:_DIGITS]}"
         file, record = f"{stem}.safetensors", evaluation.to_json().encode()
         content = hashlib.sha256(record).hexdigest()[:_DIGITS]
@@ -203,7 +200,7 @@ class _Registry:
         for _ in range(_TRIES):
             found = None if slot is None else slot.read()
             present = self._present(slot, None if found is None else found.data)
-            passed, reason = _verdict(evaluation, method, digest, present)
+            passed, reason = verdict(evaluation, digest, _incumbent(present))
             if not passed:
                 break
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -254,54 +251,10 @@ class _Registry:
         return (slot.create(data) if token is None else slot.replace(data, token)) is not None
 
 
+def _incumbent(present: Pointer | None) -> Incumbent | None:
+    return None if present is None else Incumbent(present.weights_sha256, present.checkpoint)
+
+
 def _file_name(name: str) -> str:
     """A card's name as a part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:100] or "checkpoint"
-
-
-def _verdict(
-    evaluation: Evaluation, method: str, digest: str, present: Pointer | None
-) -> tuple[bool, str]:
-    """Whether the gate opens, and why or why not."""
-    if evaluation.failed:
-        name, why = next(iter(evaluation.failed.items()))
-        count = len(evaluation.failed)
-        return (
-            False,
-            f"{count} region(s) could not be evaluated, first {name} ({why}); leave it out",
-        )
-    if present is not None and present.weights_sha256 == digest:
-        return False, f"{present.card} is the latest already"
-    if (fault := _behind(evaluation, method, BICUBIC, strictly=True)) is not None:
-        return False, fault
-    if present is None:
-        return True, "better than bicubic, and there was no latest"
-    rival = evaluation.named(present.weights_sha256)
-    if rival is None:
-        return False, (
-            f"the evaluation does not hold the present latest, {present.checkpoint}: evaluate with "
-            "--against it and promote again"
-        )
-    if (fault := _behind(evaluation, method, rival, strictly=False)) is not None:
-        return False, fault
-    return True, f"no worse than {present.checkpoint} and better than bicubic"
-
-
-def _behind(evaluation: Evaluation, method: str, rival: str, *, strictly: bool) -> str | None:
-    """Where a method falls behind another, in words."""
-    ours, theirs = evaluation.mean(method), evaluation.mean(rival)
-    for figure, unit, higher_is_better in (("psnr", "dB", True), ("sam", "degrees", False)):
-        mine, other = _defined(ours, figure), _defined(theirs, figure)
-        if mine is None or other is None:
-            return f"{figure.upper()} is not defined on all regions"
-        gain = mine - other if higher_is_better else other - mine
-        if gain < 0 or (strictly and gain == 0):
-            word = "not better" if strictly else "worse"
-            return (
-                f"{figure.upper()} is {word} than {rival}'s: {mine:.4f} against {other:.4f} {unit}"
-            )
-    return None
-
-
-def _defined(figures: Figures, name: str) -> float | None:
-    return next((value for key, value in figures.items() if key == name), None)

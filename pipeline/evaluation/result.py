@@ -145,7 +145,7 @@ class Evaluation:
     def mean(self, method: str) -> Figures:
         """Means over scenes; None where a scene's figure is not defined."""
         return {
-            name: _mean(scene.figures[method][name] for scene in self.scenes) for name in METRICS
+            name: mean_of(scene.figures[method][name] for scene in self.scenes) for name in METRICS
         }
 
     def differences(self, method: str, against: str) -> dict[Metric, Difference]:
@@ -226,7 +226,8 @@ def _check(found: Evaluation) -> None:
             raise EvaluationError(f"no evaluation: {scene.name[:60]!r} contradicts itself")
 
 
-def _mean(values: Iterable[Figure]) -> Figure:
+def mean_of(values: Iterable[Figure]) -> Figure:
+    """The mean; None if there is no figure, or one is not defined."""
     given = list(values)
     known = [value for value in given if value is not None]
     return sum(known) / len(known) if known and len(known) == len(given) else None

@@ -17,7 +17,6 @@ from PIL import Image
 from scipy.stats import bootstrap
 
 import pipeline.evaluation.regions as regions
-from infra.local_s3 import LocalS3
 from model import SSPSR, Card, inference, load_checkpoint
 from model.checkpoint import weights_digest
 from model.degradation import downsample, gaussian, upsample
@@ -173,7 +172,7 @@ def small_tiles() -> Any:
     return replace(default_options(), tile=16)
 
 
-def test_the_published_scene_is_what_is_scored(s3: LocalS3, tmp_path: Path) -> None:
+def test_the_published_scene_is_what_is_scored(tmp_path: Path) -> None:
     """The same degraded scene through `pipeline.job.run`: gaps, windows of bands, several tiles."""
     holed = counts(120, 104) * np.float32(SCALE_FACTOR)
     holed[:, :9, :14] = np.nan

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
@@ -136,8 +136,7 @@ def _pointed(model: str) -> Pointer | None:
     place = redact(join(_folder_of(model), LATEST))
     try:
         filesystem, path = open_filesystem(join(_folder_of(model), LATEST))
-        with filesystem.open(path, "rb") as file:
-            data: bytes = file.read(_LONGEST)
+        data: bytes = filesystem.cat_file(path, start=0, end=_LONGEST)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"nothing is promoted yet: there is no {place}") from None
     except Exception as error:  # whatever a store raises, it is of no use
@@ -196,21 +195,30 @@ class _Registry:
         self._store(file, data)
         self._store(beside, record)
         slot, note = self._slot()
-        promoted, reason = False, "the pointer was moved by others all the time; promote again"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        wanted = Pointer(file, digest, name, beside, now)
+        promoted, reason = self._decide(slot, wanted, evaluation)
+        stored, judged = (redact(join(self._folder, each)) for each in (file, beside))
+        return Promotion(promoted, reason, stored, judged, note)
+
+    def _decide(
+        self, slot: Slot | None, wanted: Pointer, evaluation: Evaluation
+    ) -> tuple[bool, str]:
+        """Judge and move the pointer, again while others move it; whether it moved, and why."""
+        asked: Pointer | None = None
+        reason = ""
         for _ in range(_TRIES):
             found = None if slot is None else slot.read()
             present = self._present(slot, None if found is None else found.data)
-            passed, reason = verdict(evaluation, digest, _incumbent(present))
+            if present is not None and present == asked:  # a write of ours whose answer was lost
+                return True, reason
+            passed, reason = verdict(evaluation, wanted.weights_sha256, _incumbent(present))
             if not passed:
-                break
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            previous = "" if present is None else present.checkpoint
-            pointer = Pointer(file, digest, name, beside, now, previous)
-            if self._move(slot, pointer, None if found is None else found.token):
-                promoted = True
-                break
-        stored, judged = (redact(join(self._folder, each)) for each in (file, beside))
-        return Promotion(promoted, reason, stored, judged, note)
+                return False, reason
+            asked = replace(wanted, previous="" if present is None else present.checkpoint)
+            if self._move(slot, asked, None if found is None else found.token):
+                return True, reason
+        return False, "others moved the pointer all the time: promote again"
 
     def _store(self, name: str, data: bytes) -> None:
         """Write an object once; what is there already must be the same."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from model.metrics import assess
 from pipeline.evaluation.regions import cells_of
 from pipeline.evaluation.result import METRICS, Curve, Figures, mean_of
+from pipeline.values import Values
 
-Values = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 

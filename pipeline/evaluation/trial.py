@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from model import Card
 from model.degradation import Degradation
@@ -31,8 +30,7 @@ from pipeline.plan import OutputOptions
 from pipeline.spectral import in_model_bands
 from pipeline.storage import redact
 from pipeline.tile import margin_of, scene_engines, super_resolve
-
-Values = NDArray[np.float32]
+from pipeline.values import Values
 
 PEAK_PERCENTILE = 99.9
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +72,7 @@ def evaluate(
         opened=task.opened,
         progress=lambda name: err.print(f"evaluating {name}", markup=False, highlight=False),
     )
-    found.failed.update(task.rejected)
+    found = replace(found, failed=found.failed | task.rejected)
     if folder is not None:
         _write(found, folder)
     if as_json:
@@ -95,13 +95,14 @@ def promote(
 
     Example: sr-archive promote s3://bucket/models mine.safetensors report/evaluation.json
     """
-    from pipeline.evaluation import Evaluation, EvaluationError
+    from pipeline.evaluation.result import LARGEST, Evaluation, EvaluationError
     from pipeline.registry import promote as judge
     from pipeline.storage import describe, open_filesystem
 
     try:
         filesystem, path = open_filesystem(evaluation)
-        found = Evaluation.from_json(filesystem.cat_file(path))
+        with filesystem.open(path, "rb") as file:
+            found = Evaluation.from_json(file.read(LARGEST + 1))
     except (EvaluationError, OSError) as error:
         raise UsageError(f"{redact(evaluation)}: {describe(error)}") from None
     made = judge(registry, ckpt, found)
@@ -127,10 +128,13 @@ def _checkpoints(given: list[str]) -> dict[str, tuple[SSPSR, Card]]:
     except CheckpointError as error:
         raise UsageError(without_secrets(str(error))) from None
     names = [card.name for _, card in loaded.values()]
-    return {
-        redact(text)[-200:] if names.count(found[1].name) > 1 else found[1].name: found
-        for text, found in loaded.items()
+    named = {
+        card.name if names.count(card.name) == 1 else redact(text)[-200:]: (net, card)
+        for text, (net, card) in loaded.items()
     }
+    if len(named) < len(loaded):
+        raise UsageError("two checkpoints have one name: give their cards names of their own")
+    return named
 
 
 def _write(found: Evaluation, folder: Path) -> None:

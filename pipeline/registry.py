@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
@@ -25,7 +25,8 @@ from model import SSPSR, Card, CheckpointError, load_checkpoint
 from model.checkpoint import pack, weights_digest
 from pipeline.conditional import Slot, is_enforced, open_slot
 from pipeline.errors import UsageError
-from pipeline.evaluation.result import BICUBIC, Evaluation, Figures
+from pipeline.evaluation.gate import Incumbent, verdict
+from pipeline.evaluation.result import Evaluation
 from pipeline.storage import (
     describe,
     join,
@@ -38,6 +39,7 @@ from pipeline.storage import (
 LATEST = "latest.json"
 _PREFIX = "registry:"
 _DIGITS = 16  # of a digest in a file name
+_LONGEST = 64 << 10  # bytes; a foreign object of this name may be of any size
 _TRIES = 5  # each ends in a decision, or shows that another process was faster
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]{0,150}\.safetensors", re.ASCII)
 
@@ -134,11 +136,11 @@ def _pointed(model: str) -> Pointer | None:
     place = redact(join(_folder_of(model), LATEST))
     try:
         filesystem, path = open_filesystem(join(_folder_of(model), LATEST))
-        data = read_if_present(filesystem, path)
-    except (OSError, ValueError, UsageError) as error:
+        data: bytes = filesystem.cat_file(path, start=0, end=_LONGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"nothing is promoted yet: there is no {place}") from None
+    except Exception as error:  # whatever a store raises, it is of no use
         raise CheckpointError(f"cannot read {place}: {describe(error)}") from None
-    if data is None:
-        raise CheckpointError(f"nothing is promoted yet: there is no {place}")
     pointer = Pointer.parse(data)
     if pointer is None:
         raise CheckpointError(f"{place} is no pointer to a checkpoint: remove it and promote again")
@@ -148,9 +150,8 @@ def _pointed(model: str) -> Pointer | None:
 def promote(folder: str, checkpoint_path: str, evaluation: Evaluation) -> Promotion:
     """Store a checkpoint with its evaluation, and make it the latest if it has earned that.
 
-    It has if, as means over the regions, its PSNR is higher and its SAM lower than bicubic's, and
-    its PSNR is not lower and its SAM not higher than those of the checkpoint that is the latest
-    now, which the evaluation must hold too unless there is none.
+    What earns that is said at `pipeline.evaluation.gate.verdict`; the evaluation must hold the
+    checkpoint that is the latest now, unless there is none.
 
     Args:
         folder: a path or fsspec URL.
@@ -166,14 +167,13 @@ def promote(folder: str, checkpoint_path: str, evaluation: Evaluation) -> Promot
     except CheckpointError as error:
         raise UsageError(f"cannot promote: {error}") from None
     digest = weights_digest(net)
-    method = evaluation.named(digest)
-    if method is None:
+    if evaluation.named(digest) is None:
         raise UsageError(
             f"the evaluation does not hold {card.name} (weights {digest[:12]}): evaluate this "
             "checkpoint and promote it with what comes out"
         )
     try:
-        return _Registry(folder).promote(pack(net, card), card.name, digest, method, evaluation)
+        return _Registry(folder).promote(pack(net, card), card.name, digest, evaluation)
     except UsageError:
         raise
     except Exception as error:  # whatever a store raises, it is of no use
@@ -187,9 +187,7 @@ class _Registry:
         self._folder = folder
         self._fs, self._path = open_filesystem(folder)
 
-    def promote(
-        self, data: bytes, name: str, digest: str, method: str, evaluation: Evaluation
-    ) -> Promotion:
+    def promote(self, data: bytes, name: str, digest: str, evaluation: Evaluation) -> Promotion:
         stem = f"{_file_name(name)}-{digest[:_DIGITS]}"
         file, record = f"{stem}.safetensors", evaluation.to_json().encode()
         content = hashlib.sha256(record).hexdigest()[:_DIGITS]
@@ -197,21 +195,30 @@ class _Registry:
         self._store(file, data)
         self._store(beside, record)
         slot, note = self._slot()
-        promoted, reason = False, "the pointer was moved by others all the time; promote again"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        wanted = Pointer(file, digest, name, beside, now)
+        promoted, reason = self._decide(slot, wanted, evaluation)
+        stored, judged = (redact(join(self._folder, each)) for each in (file, beside))
+        return Promotion(promoted, reason, stored, judged, note)
+
+    def _decide(
+        self, slot: Slot | None, wanted: Pointer, evaluation: Evaluation
+    ) -> tuple[bool, str]:
+        """Judge and move the pointer, again while others move it; whether it moved, and why."""
+        asked: Pointer | None = None
+        reason = ""
         for _ in range(_TRIES):
             found = None if slot is None else slot.read()
             present = self._present(slot, None if found is None else found.data)
-            passed, reason = _verdict(evaluation, method, digest, present)
+            if present is not None and present == asked:  # a write of ours whose answer was lost
+                return True, reason
+            passed, reason = verdict(evaluation, wanted.weights_sha256, _incumbent(present))
             if not passed:
-                break
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            previous = "" if present is None else present.checkpoint
-            pointer = Pointer(file, digest, name, beside, now, previous)
-            if self._move(slot, pointer, None if found is None else found.token):
-                promoted = True
-                break
-        stored, judged = (redact(join(self._folder, each)) for each in (file, beside))
-        return Promotion(promoted, reason, stored, judged, note)
+                return False, reason
+            asked = replace(wanted, previous="" if present is None else present.checkpoint)
+            if self._move(slot, asked, None if found is None else found.token):
+                return True, reason
+        return False, "others moved the pointer all the time: promote again"
 
     def _store(self, name: str, data: bytes) -> None:
         """Write an object once; what is there already must be the same."""
@@ -252,54 +259,10 @@ class _Registry:
         return (slot.create(data) if token is None else slot.replace(data, token)) is not None
 
 
+def _incumbent(present: Pointer | None) -> Incumbent | None:
+    return None if present is None else Incumbent(present.weights_sha256, present.checkpoint)
+
+
 def _file_name(name: str) -> str:
     """A card's name as a part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:100] or "checkpoint"
-
-
-def _verdict(
-    evaluation: Evaluation, method: str, digest: str, present: Pointer | None
-) -> tuple[bool, str]:
-    """Whether the gate opens, and why or why not."""
-    if evaluation.failed:
-        name, why = next(iter(evaluation.failed.items()))
-        count = len(evaluation.failed)
-        return (
-            False,
-            f"{count} region(s) could not be evaluated, first {name} ({why}); leave it out",
-        )
-    if present is not None and present.weights_sha256 == digest:
-        return False, f"{present.card} is the latest already"
-    if (fault := _behind(evaluation, method, BICUBIC, strictly=True)) is not None:
-        return False, fault
-    if present is None:
-        return True, "better than bicubic, and there was no latest"
-    rival = evaluation.named(present.weights_sha256)
-    if rival is None:
-        return False, (
-            f"the evaluation does not hold the present latest, {present.checkpoint}: evaluate with "
-            "--against it and promote again"
-        )
-    if (fault := _behind(evaluation, method, rival, strictly=False)) is not None:
-        return False, fault
-    return True, f"no worse than {present.checkpoint} and better than bicubic"
-
-
-def _behind(evaluation: Evaluation, method: str, rival: str, *, strictly: bool) -> str | None:
-    """Where a method falls behind another, in words."""
-    ours, theirs = evaluation.mean(method), evaluation.mean(rival)
-    for figure, unit, higher_is_better in (("psnr", "dB", True), ("sam", "degrees", False)):
-        mine, other = _defined(ours, figure), _defined(theirs, figure)
-        if mine is None or other is None:
-            return f"{figure.upper()} is not defined on all regions"
-        gain = mine - other if higher_is_better else other - mine
-        if gain < 0 or (strictly and gain == 0):
-            word = "not better" if strictly else "worse"
-            return (
-                f"{figure.upper()} is {word} than {rival}'s: {mine:.4f} against {other:.4f} {unit}"
-            )
-    return None
-
-
-def _defined(figures: Figures, name: str) -> float | None:
-    return next((value for key, value in figures.items() if key == name), None)

@@ -19,11 +19,11 @@ import torch
 from infra.local_s3 import LocalS3
 from model import SSPSR, load_checkpoint, save_checkpoint
 from model.training import start_as_bicubic
-from pipeline.actors import ray_session
 from pipeline.evaluation import Evaluation
 from pipeline.finetune.driver import FinetuneReport, finetune
 from pipeline.finetune.plan import make_plan
 from pipeline.finetune.settings import FinetuneSettings
+from pipeline.ray_session import ray_session
 from pipeline.settings import RunSettings
 from tests.archives import SCALE_FACTOR, command, counts, run_job
 from tests.scenes import write_geotiff

@@ -16,6 +16,7 @@ from infra.local_s3 import LocalS3
 from model import CheckpointError, save_checkpoint
 from model.checkpoint import weights_digest
 from pipeline import UsageError
+from pipeline.conditional import LocalSlot
 from pipeline.job import load_model
 from pipeline.registry import load_registered, promote, resolve
 from pipeline.settings import RunSettings
@@ -181,6 +182,20 @@ def test_of_two_promotions_at_once_one_is_made(
     for number, each in enumerate(made):
         assert number == winner or "does not hold the present latest, rival" in each.reason
     assert weights_digest(load_registered(f"registry:{folder}")[0]) == rivals[winner].digest
+
+
+def test_a_write_whose_answer_was_lost_counts(
+    tmp_path: Path, first: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = LocalSlot.create
+
+    def lost(slot: LocalSlot, data: bytes) -> str | None:
+        token = create(slot, data)
+        return None if slot.read() and b"safetensors" in data else token
+
+    monkeypatch.setattr(LocalSlot, "create", lost)
+    made = promote(str(tmp_path / "r"), first.path, by_hand(first.scored(31.0, 3.5)))
+    assert made.promoted and "better than bicubic" in made.reason
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.calibration import read_window
-from pipeline.errors import SceneError
+from pipeline.errors import SceneError, UsageError
 from pipeline.evaluation.degraded import replaced
 from pipeline.grid import Window
 from pipeline.readers import open_scene
-from pipeline.storage import open_filesystem, unstrip
+from pipeline.storage import describe, open_filesystem, redact, unstrip
 
 BANDS = 31
 FULL_SCALE = 65535
-_FILE = re.compile(r"(?P<scene>.+)_ms_(?P<band>\d\d)\.png")
+_FILE = re.compile(r"(?P<scene>.+)_ms_\d\d\.png")
 _MOST_BYTES = 16 << 20  # of one PNG
 _MOST_PIXELS = 1 << 24
 
@@ -34,17 +33,23 @@ _MOST_PIXELS = 1 << 24
 def cave_folders(
     source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Scenes by name that lie below a source as folders of PNG; the values are their folders."""
+    """Scenes by name that lie below a source as folders of PNG; the values are their folders.
+
+    Raises:
+        UsageError: the source cannot be listed.
+    """
     filesystem, path = open_filesystem(source)
-    bands: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for file in filesystem.find(path):
-        folder, _, name = file.rpartition("/")
-        if match := _FILE.fullmatch(name):
-            bands[match["scene"], folder].add(match["band"])
-    found = {name: unstrip(filesystem, folder) for name, folder in sorted(bands)}
+    try:
+        files = filesystem.find(path)
+    except Exception as error:  # whatever a store raises, it is of no use
+        raise UsageError(f"cannot list {redact(source)}: {describe(error)}") from error
+    parts = (file.rpartition("/") for file in files)
+    found = {
+        (match["scene"], folder) for folder, _, file in parts if (match := _FILE.fullmatch(file))
+    }
     return {
-        name: folder
-        for name, folder in found.items()
+        name: unstrip(filesystem, folder)
+        for name, folder in sorted(found)
         if (not include or any(fnmatchcase(name, glob) for glob in include))
         and not any(fnmatchcase(name, glob) for glob in exclude)
     }

@@ -21,8 +21,7 @@ from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.settings import Degrading
-
-Values = NDArray[np.float32]
+from pipeline.values import Values
 
 _CHUNK = 64  # LR pixels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -14,7 +15,15 @@ from model.checkpoint import weights_digest
 from pipeline.errors import SceneError, UsageError
 from pipeline.evaluation.degraded import degradation_of
 from pipeline.evaluation.regions import Region
-from pipeline.evaluation.result import BICUBIC, FEWEST_SCENES, Evaluation, Method, SceneResult
+from pipeline.evaluation.result import (
+    BICUBIC,
+    FEWEST_SCENES,
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    Evaluation,
+    Method,
+    SceneResult,
+)
 from pipeline.evaluation.trial import Contender, Trial, score
 from pipeline.plan import OutputOptions
 from pipeline.provenance import package_versions
@@ -81,7 +90,7 @@ def evaluate_regions(
                 trial = Trial(region, contenders, kernel, options, opened)
                 scenes.append(score(trial, peak, cells=cells))
         except SceneError as error:
-            failed[region.name] = str(error)
+            failed[region.name] = str(error)[:LONGEST_TEXT]
     if not scenes:
         first = next(iter(failed.items()), None)
         reason = "there is none" if first is None else f"{first[0]}: {first[1]}"
@@ -102,6 +111,8 @@ def _check(checkpoints: Mapping[str, tuple[SSPSR, Card]], names: Sequence[str]) 
     """The scale that all checkpoints have."""
     if not checkpoints or BICUBIC in checkpoints:
         raise UsageError("give at least one checkpoint, and none the name bicubic")
+    if wrong := [name for name in (*checkpoints, *names) if not 0 < len(name) <= LONGEST_NAME]:
+        raise UsageError(f"names have 1 to {LONGEST_NAME} characters, not {len(wrong[0])}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two regions are called {twice[0]}: give each a name of its own")
     scales = {name: net.config.scale for name, (net, _) in checkpoints.items()}
@@ -122,7 +133,8 @@ def _check_bands(contenders: Sequence[Contender], options: OutputOptions) -> Non
 
 def _contender(name: str, net: SSPSR, card: Card, options: OutputOptions) -> Contender:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine = inference.compile(net.to(device), precision=options.precision)
+    own = deepcopy(net).to(device)  # the caller's may be in training, and stays so
+    engine = inference.compile(own, precision=options.precision)
     return Contender(name, engine, card, weights_digest(net))
 
 

@@ -20,6 +20,7 @@ TITLES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
 }
+_MANY = 10  # pairs; of fewer an interval holds the true mean in less than 90 % of cases
 _DIGITS = {"sam": 3, "ergas": 3, "psnr": 2}
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -100,7 +101,8 @@ def pairing(found: Difference) -> str:
         "scene": f"{found.pairs} scenes",
         "part": f"{found.pairs} parts of the scene(s): it tells nothing of other scenes",
     }
-    return f"{CONFIDENCE:.0%} bootstrap interval over {words[found.unit]}"
+    few = ", too narrow of so few" if found.pairs < _MANY else ""
+    return f"{CONFIDENCE:.0%} bootstrap interval over {words[found.unit]}{few}"
 
 
 def _means(evaluation: Evaluation) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 from pipeline.grid import TileGrid, Window
 
-MOST_VALUES = 40_000_000  # HR pixels x bands of a scene that is evaluated whole
+MOST_VALUES = 40_000_000  # HR pixels x bands of a scene that is evaluated whole, or of a block
 SAMPLE_SIDE = 4  # blocks along each axis of a larger one
 MOST_CELLS = 4  # parts along each axis of a scene that is its own sample
 _SMALLEST_CELL = 32  # HR pixels
+_SMALLEST_TILE = 8  # LR pixels
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def blocks_of(height: int, width: int, bands: int, scale: int, tile: int) -> Blo
     """
     if height * width * scale**2 * bands <= MOST_VALUES:
         return Blocks((Window(0, height, 0, width),))
-    grid = TileGrid(height, width, min(tile, height, width), scale)
+    held = max(_SMALLEST_TILE, isqrt(MOST_VALUES // bands) // scale)  # a block is held whole too
+    grid = TileGrid(height, width, min(tile, held, height, width), scale)
     rows, columns = (_spread(size // grid.tile) for size in (height, width))
     windows = tuple(
         Window(row * grid.tile, (row + 1) * grid.tile, column * grid.tile, (column + 1) * grid.tile)

@@ -29,12 +29,14 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 BICUBIC = "bicubic"
 FEWEST_SCENES = 3  # below, the spread between scenes says nothing, and parts of them are paired
+LARGEST = 64 << 20  # bytes of a file
+LONGEST_NAME = 200  # characters
+LONGEST_TEXT = 4000
 
-_LARGEST = 64 << 20  # bytes of a file
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(max_length=4000)]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Size = Annotated[int, Field(ge=1, le=1 << 22)]
 Figure = float | None  # None: not defined, as the PSNR of a band without error
 Figures = dict[Metric, Figure]
@@ -143,7 +145,7 @@ class Evaluation:
     def mean(self, method: str) -> Figures:
         """Means over scenes; None where a scene's figure is not defined."""
         return {
-            name: _mean(scene.figures[method][name] for scene in self.scenes) for name in METRICS
+            name: mean_of(scene.figures[method][name] for scene in self.scenes) for name in METRICS
         }
 
     def differences(self, method: str, against: str) -> dict[Metric, Difference]:
@@ -189,8 +191,8 @@ class Evaluation:
         Raises:
             EvaluationError: it is none, or contradicts itself; one line.
         """
-        if len(text) > _LARGEST:
-            raise EvaluationError(f"the evaluation is larger than {_LARGEST >> 20} MiB")
+        if len(text) > LARGEST:
+            raise EvaluationError(f"the evaluation is larger than {LARGEST >> 20} MiB")
         try:
             found = _ADAPTER.validate_json(text)
         except pydantic.ValidationError as error:
@@ -224,7 +226,8 @@ def _check(found: Evaluation) -> None:
             raise EvaluationError(f"no evaluation: {scene.name[:60]!r} contradicts itself")
 
 
-def _mean(values: Iterable[Figure]) -> Figure:
+def mean_of(values: Iterable[Figure]) -> Figure:
+    """The mean; None if there is no figure, or one is not defined."""
     given = list(values)
     known = [value for value in given if value is not None]
     return sum(known) / len(known) if known and len(known) == len(given) else None

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from model import Card
 from model.degradation import Degradation
 from model.inference import Engine
-from model.metrics import assess
 from pipeline.calibration import Calibration, calibrate, read_window
 from pipeline.enlarging import REACH, enlarge
 from pipeline.errors import SceneError
 from pipeline.evaluation.degraded import crop, degraded, replaced
-from pipeline.evaluation.regions import Region, blocks_of, cells_of
-from pipeline.evaluation.result import BICUBIC, METRICS, Curve, Figures, SceneResult
+from pipeline.evaluation.regions import Region, blocks_of
+from pipeline.evaluation.result import (
+    BICUBIC,
+    LONGEST_TEXT,
+    SceneResult,
+)
+from pipeline.evaluation.scores import Scores
 from pipeline.grid import TileGrid, Window
 from pipeline.masks import mask_pixels
 from pipeline.nodata import FILL_DEPTH, fill_gaps
@@ -27,9 +30,7 @@ from pipeline.plan import OutputOptions
 from pipeline.spectral import in_model_bands
 from pipeline.storage import redact
 from pipeline.tile import margin_of, scene_engines, super_resolve
-
-Values = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+from pipeline.values import Values
 
 PEAK_PERCENTILE = 99.9
 
@@ -49,6 +50,7 @@ def super_resolve_core(
     core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
+    *,
     conserve: bool,
 ) -> Values:
     """A part of an LR scene `(bands, scale*rows, scale*cols)`, as a tile of the archive job."""
@@ -93,8 +95,11 @@ class Trial:
         if not self.blocks.sample:  # small enough to be held, and read often
             whole = self.blocks.windows[0]
             self.low = replaced(self.low, read_window(self.low, whole))
-        self.contenders = {each.name: each for each in contenders}
         self.calibrations = {each.name: self._calibrate(each) for each in contenders}
+        self.engines = {
+            each.name: scene_engines(each.engine, self.calibrations[each.name])
+            for each in contenders
+        }
         used = [set(each.bands.used) for each in self.calibrations.values()]
         self.bands = sorted(set.intersection(*used))
         if not self.bands:
@@ -135,10 +140,13 @@ class Trial:
     def _core(self, method: str, core: Window) -> Values:
         if method == BICUBIC:
             return self._bicubic(core)
-        calibration = self.calibrations[method]
-        engines = scene_engines(self.contenders[method].engine, calibration)
-        conserve = self.options.conserve
-        return super_resolve_core(self.low, core, engines, calibration, conserve)[self.bands]
+        return super_resolve_core(
+            self.low,
+            core,
+            self.engines[method],
+            self.calibrations[method],
+            conserve=self.options.conserve,
+        )[self.bands]
 
     def _bicubic(self, core: Window) -> Values:
         window = core.grown(REACH + FILL_DEPTH, _size(self.low))
@@ -150,54 +158,6 @@ class Trial:
         gaps = np.isnan(values[:, *inner.slices])
         result[gaps.repeat(self.scale, 1).repeat(self.scale, 2)] = np.nan
         return result
-
-
-class _Scores:
-    """Figures of one method, gathered over blocks."""
-
-    def __init__(self, scale: int, bands: int) -> None:
-        self._scale = scale
-        self.of_blocks: list[Figures] = []
-        self.of_cells: list[Figures] = []
-        self._squares = np.zeros(bands)
-        self._pixels = 0
-
-    def add(self, truth: Values, estimate: Values, valid: Mask, *, cells: bool) -> None:
-        """One block, in units of the peak, finite."""
-        self.of_blocks.append(_figures(truth, estimate, self._scale, valid))
-        error = np.square(truth[:, valid].astype(np.float64) - estimate[:, valid])
-        self._squares += error.sum(axis=1)
-        self._pixels += int(valid.sum())
-        if not cells:
-            return
-        for part in cells_of(*valid.shape):
-            if valid[part].any():
-                cut = truth[:, *part], estimate[:, *part]
-                self.of_cells.append(_figures(*cut, self._scale, valid[part]))
-
-    def figures(self) -> Figures:
-        return {name: _mean([block[name] for block in self.of_blocks]) for name in METRICS}
-
-    def curve(self) -> Curve:
-        mean = self._squares / max(1, self._pixels)
-        with np.errstate(divide="ignore"):
-            psnr = -10 * np.log10(mean)
-        return Curve(tuple(map(_finite, psnr)), tuple(map(_finite, np.sqrt(mean))))
-
-
-def _figures(truth: Values, estimate: Values, scale: int, valid: Mask) -> Figures:
-    with np.errstate(divide="ignore", invalid="ignore"):  # bands without any contrast, or error
-        found = assess(truth, estimate, scale, None if valid.all() else valid)
-    return {name: _finite(found[name]) for name in METRICS}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if values and len(known) == len(values) else None
 
 
 def score(trial: Trial, peak: float | None, *, cells: bool) -> SceneResult:
@@ -212,8 +172,8 @@ def score(trial: Trial, peak: float | None, *, cells: bool) -> SceneResult:
         SceneError: `no-valid-pixels`.
     """
     full = _peak(trial) if peak is None else peak
-    methods = (BICUBIC, *trial.contenders)
-    scores = {method: _Scores(trial.scale, len(trial.bands)) for method in methods}
+    methods = (BICUBIC, *trial.engines)
+    scores = {method: Scores(trial.scale, len(trial.bands)) for method in methods}
     sampled = bool(trial.blocks.sample)
     valid_pixels = 0
     for block in trial.blocks.windows:
@@ -228,6 +188,8 @@ def score(trial: Trial, peak: float | None, *, cells: bool) -> SceneResult:
         truth = np.nan_to_num(truth, copy=False, nan=0.0)
         for method in methods:
             values = bicubic if method == BICUBIC else trial.estimate(method, block)
+            if not np.isfinite(values[:, valid]).all():
+                raise SceneError("not-finite", f"{method} gives values that are no numbers")
             values = np.nan_to_num(values / np.float32(full), copy=False, nan=0.0)
             scores[method].add(truth, values, valid, cells=cells and not sampled)
     if not valid_pixels:
@@ -247,12 +209,11 @@ def _peak(trial: Trial) -> float:
 
 
 def _result(
-    trial: Trial, peak: float, scores: Mapping[str, _Scores], valid_pixels: int
+    trial: Trial, peak: float, scores: Mapping[str, Scores], valid_pixels: int
 ) -> SceneResult:
     region = trial.region
     pixels = sum(block.scaled(trial.scale).pixels for block in trial.blocks.windows)
     window = region.window
-    waves = trial.high.coords.get("wavelength")
     return SceneResult(
         name=region.name,
         source=redact(region.uri),
@@ -260,7 +221,7 @@ def _result(
         rows=trial.high.sizes["y"],
         columns=trial.high.sizes["x"],
         bands=tuple(trial.bands),
-        wavelengths=None if waves is None else tuple(float(w) for w in waves.values[trial.bands]),
+        wavelengths=_wavelengths(trial),
         peak=peak,
         valid=valid_pixels / pixels,
         sample=trial.blocks.sample,
@@ -274,5 +235,12 @@ def _result(
     )
 
 
+def _wavelengths(trial: Trial) -> tuple[float, ...] | None:
+    if "wavelength" not in trial.high.coords:
+        return None
+    known = np.asarray(trial.high["wavelength"].values, dtype=np.float64)[trial.bands]
+    return tuple(known.tolist()) if np.isfinite(known).all() else None
+
+
 def _note(calibration: Calibration) -> str:
-    return "; ".join(filter(None, [calibration.gain_rule, calibration.bands.note]))
+    return "; ".join(filter(None, [calibration.gain_rule, calibration.bands.note]))[:LONGEST_TEXT]

@@ -26,12 +26,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
 from pipeline import events
-from pipeline.actors import Share
 from pipeline.errors import UsageError
 from pipeline.events import Event
 from pipeline.finetune.job import Job
 from pipeline.finetune.loop import train
 from pipeline.finetune.state import Course, load_state
+from pipeline.ray_session import Share
 from pipeline.storage import describe, is_local, open_filesystem
 
 _POLL_SECONDS = 0.5

@@ -10,7 +10,6 @@ from typing import Any
 from model import SSPSR, Card, CheckpointError
 from model.checkpoint import pack, unpack, weights_digest
 from pipeline import events
-from pipeline.actors import Share, ray_session
 from pipeline.catalog import STATE_FOLDER
 from pipeline.errors import UsageError
 from pipeline.evaluation import BICUBIC, Evaluation, Region, evaluate_regions
@@ -22,6 +21,7 @@ from pipeline.finetune.records import NEW, START, TensorBoardLog, curves, final_
 from pipeline.finetune.settings import FinetuneSettings
 from pipeline.finetune.split import Area
 from pipeline.plan import OutputOptions
+from pipeline.ray_session import Share, ray_session
 from pipeline.registry import Promotion, load_registered, promote
 from pipeline.settings import RunSettings
 from pipeline.storage import (

@@ -86,7 +86,7 @@ class FinetuneSettings(Settings):
         16, ge=3, le=128, description="LR pixels along a patch's side; less where scenes are small."
     )
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, allow_inf_nan=False, description="Peak of the schedule."
+        1e-4, gt=0, le=1, allow_inf_nan=False, description="Peak of the schedule."
     )
     angle: float = Field(
         0.1, ge=0, le=100, allow_inf_nan=False, description="Weight of the spectral angle's loss."

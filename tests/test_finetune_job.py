@@ -137,9 +137,9 @@ def test_killed_it_goes_on_and_ends_with_the_same_number_of_steps(
     for file in archive.iterdir():
         filesystem.put_file(str(file), f"{s3.bucket}/finetune/scenes/{file.name}")
     source, out = s3.url("finetune/scenes"), s3.url("finetune/models")
-    given = settings(source, out, parent, workers=2, name="mine", epochs=40)
+    given = settings(source, out, parent, workers=2, name="mine", epochs=12)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    options += [f"--from={parent}", f"--out={out}", "--name=mine", "--workers=2", "--epochs=40"]
+    options += [f"--from={parent}", f"--out={out}", "--name=mine", "--workers=2", "--epochs=12"]
     log = tmp_path / "log"
     with started("finetune", source, *options, log=log) as process:
         wait_for("step 8:", log, process)

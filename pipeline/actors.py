@@ -121,7 +121,7 @@ def _connect(address: str | None) -> None:
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a node that does not start in time it is a bare one
         place = redact(address or "this machine")
         raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
 

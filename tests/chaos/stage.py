@@ -34,7 +34,7 @@ SCENES = {"first": (64, 64), "second": (40, 56)}  # 16 and 12 tiles
 ACTORS = 3  # on two nodes, one of which has two
 LONGEST = 240.0  # seconds for one run of a trial
 BUDGET = 15  # seconds for a request to the S3 server
-_NODE_CPUS = (4, 2)
+_NODE_CPUS = (2, 1)
 _POLL = 0.01
 _PYTHON_OF_RAY = "_build_python_executable_command_memory_profileable"
 _SMALL_DISK = 64 << 20
@@ -45,8 +45,9 @@ _ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_worker_niceness": "0",  # not 15, which starves them on a machine that does other work
     "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",  # one CPU each; threads that wait for each other cost most of the time
 }
 
 Bytes = dict[str, dict[str, bytes]]
@@ -123,10 +124,10 @@ class Stage:
     def _start_parts(self, parts: ExitStack) -> None:
         parts.callback(_restore, dict(os.environ))
         self.s3 = parts.enter_context(LocalS3(bucket="chaos"))
-        nursery = Nursery(self.folder)
-        parts.callback(nursery.close)
         self.environment = _ENVIRONMENT | self.s3.environment()
         os.environ.update(self.environment | {FOLDER: str(self.folder)})
+        nursery = Nursery(self.folder)
+        parts.callback(nursery.close)
         parts.enter_context(
             mock.patch.object(
                 services, _PYTHON_OF_RAY, lambda *_, **__: [sys.executable, str(LAUNCH)]
@@ -176,6 +177,7 @@ class Stage:
             "output": place.output,
             "model": str(self._model),
             "tile": TILE,
+            "workers": (os.cpu_count() or 1) if own_ray else ACTORS,  # so each has one CPU
             "ray_address": None if own_ray else self._cluster.gcs_address,
         }
         told = (options, self.environment, fate or {}, str(place.log), str(place.report))

@@ -257,7 +257,7 @@ KINDS: dict[str, Kind] = {
     "actor": Kind(actor, IN_FLIGHT),
     "memory": Kind(memory, IN_FLIGHT),
     "node": Kind(node, 2 * IN_FLIGHT),
-    "raylet": Kind(raylet, _ALL),
+    "raylet": Kind(raylet, IN_FLIGHT * (os.cpu_count() or 1)),
     "server": Kind(server, _REFUSED, Stage.place_on_s3),
     "disk": Kind(disk, _REFUSED, lambda stage, name: stage.place(name, stage.small)),
 }

@@ -26,7 +26,7 @@ _POLL = 0.005
 _LULL = 0.3  # seconds, about as long as a tile
 _GRACE = 20.0  # seconds after which a driver whose own node died is killed too
 _MEMORY = Path("/sys/fs/cgroup/memory")
-_MEMORY_LEFT = 4 << 20
+_MEMORY_LEFT = 64 << 10  # what an actor has already stays charged where it was
 _MANY_ATTEMPTS = RunSettings.model_fields["max_attempts"].default
 
 

@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import UsageError
-from pipeline.actors import (
-    ActorPool,
-    Admission,
-    Dispatcher,
-    Failure,
-    Handlers,
-    Share,
-    Work,
-    ray_session,
-)
+from pipeline.actors import ActorPool, Failure, Work
+from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile, TileGrid
 from pipeline.plan import OutputOptions, SceneJob
+from pipeline.ray_session import Share, ray_session
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
@@ -168,7 +161,7 @@ def test_shares_divide_the_machine() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_an_unreachable_cluster_is_one_line_within_seconds(address: str) -> None:
-    from pipeline.actors import _check_reachable
+    from pipeline.ray_session import _check_reachable
 
     with pytest.raises(UsageError, match="nothing answers there"):
         _check_reachable(address)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,14 +94,28 @@ class Share:
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return cls.of_nodes(nodes, devices, workers)
+
+    @classmethod
+    def of_nodes(
+        cls, nodes: Sequence[Mapping[str, float]], devices: str, workers: int | None
+    ) -> Share:
+        """The same from each node's resources: no share is larger than the node it is for.
+
+        An actor that fits on no node would be waited for without end.
+        """
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        cpus = int(sum(node.get("CPU", 0) for node in nodes)) or 1
         if devices == "cuda" and not gpus:
             raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
         if devices != "cpu" and gpus:
             count = workers or gpus
-            return cls("cuda", count, max(1.0, cpus // (2 * count)), min(1.0, gpus / count))
+            per_gpu = min(node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU"))
+            share = min(cpus // (2 * count), per_gpu * gpus // count)
+            return cls("cuda", count, max(1.0, share), min(1.0, gpus / count))
         count = workers or max(1, cpus // 2)
         if count > cpus:
             raise UsageError(f"--workers {count}: Ray has {cpus} CPUs; use {cpus} or fewer")
-        return cls("cpu", count, float(cpus // count), 0.0)
+        largest = int(max(node.get("CPU", 0) for node in nodes)) or 1
+        return cls("cpu", count, float(min(cpus // count, largest)), 0.0)

@@ -159,6 +159,23 @@ def test_shares_divide_the_machine() -> None:
     assert Share.of_cluster("cpu", int(cpus)).cpus == 1.0
 
 
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "cpus"),
+    [
+        ([{"CPU": 16.0}], "cpu", 8, 2.0),
+        ([{}, {"CPU": 2.0}, {"CPU": 1.0}], "cpu", 1, 2.0),
+        ([{"CPU": 1.0}] * 4, "cpu", 2, 1.0),
+        ([{"CPU": 16.0, "GPU": 2.0}], "cuda", 2, 4.0),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], "cuda", 1, 8.0),
+    ],
+)
+def test_a_share_fits_on_a_node(
+    nodes: list[dict[str, float]], device: str, workers: int, cpus: float
+) -> None:
+    share = Share.of_nodes(nodes, "auto", None)
+    assert (share.device, share.workers, share.cpus) == (device, workers, cpus)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_an_unreachable_cluster_is_one_line_within_seconds(address: str) -> None:
     from pipeline.ray_session import _check_reachable

@@ -14,6 +14,7 @@ import google_crc32c
 import numcodecs
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
@@ -22,7 +23,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.grid import Window
 from pipeline.settings import Layout
-from pipeline.shard import Block, ShardEncoder
+from pipeline.shard import ShardEncoder
 from pipeline.storage import is_local, join, open_filesystem
 
 VARIABLE = "reflectance"
@@ -111,7 +112,7 @@ class OutputArray:
         self.shard = self._array.shards or self._array.chunks
         self._encoder = ShardEncoder.of(opened)
 
-    def write(self, window: Window, block: Block) -> tuple[WrittenObject, ...]:
+    def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
         """Write `(..., rows, cols)` at a window of the array's pixels.
 
         Raises:
@@ -129,7 +130,7 @@ class OutputArray:
         keys = self._keys(window)
         if self._encoder is not None and len(keys) == 1:
             return (self._put(keys[0], self._encoder.encode(block)),)
-        self._array[..., rows, columns] = block[...]
+        self._array[..., rows, columns] = block
         return tuple(self._store.written.pop(key) for key in sorted(keys))
 
     def _put(self, key: str, data: bytes) -> WrittenObject:

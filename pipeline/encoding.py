@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float32]
 
-_AT_ONCE = 1 << 15  # values: with what is made of them they stay in a core's cache
+_AT_ONCE = 1 << 16  # values: with what is made of them they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -160,23 +160,3 @@ def _valid_range(plane: NDArray[Any]) -> ValueRange:
     if np.isnan(lowest):
         return ValueRange.of(plane[~np.isnan(plane)])
     return ValueRange(plane.size, float(lowest), float(highest))
-
-
-class EncodedBlock:
-    """Physical values that are encoded part by part; each part is asked for once."""
-
-    def __init__(self, encoding: ValueEncoding, physical: Values) -> None:
-        self.shape = physical.shape
-        self._encoding, self._physical = encoding, physical
-        self._ranges: list[ValueRange] = []
-
-    def __getitem__(self, part: Any) -> NDArray[Any]:
-        """Stored values; see `ValueEncoding.encode`."""
-        stored, valid = self._encoding.encode(self._physical[part])
-        self._ranges.append(valid)
-        return stored
-
-    @property
-    def valid(self) -> ValueRange:
-        """The range of the valid values in all parts so far, as a reader will decode them."""
-        return ValueRange.over(self._ranges)

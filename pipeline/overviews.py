@@ -48,9 +48,10 @@ def halve(values: Values) -> Values:
         return _valid_mean(values)
     halved = np.empty((bands, rows // 2, columns // 2), np.float32)
     some = max(1, _AT_ONCE // (rows * columns))
-    for first in range(0, bands, some):  # some bands at a time: they fit the cache
-        _mean(values[first : first + some], halved[first : first + some])
-    spoilt = np.flatnonzero(np.isnan(halved.sum(axis=(1, 2))))
+    with np.errstate(over="ignore", invalid="ignore"):  # as in a result that is not finite
+        for first in range(0, bands, some):  # some bands at a time: they fit the cache
+            _mean(values[first : first + some], halved[first : first + some])
+        spoilt = np.flatnonzero(np.isnan(halved.sum(axis=(1, 2))))
     if spoilt.size:
         halved[spoilt] = _valid_mean(values[spoilt])
     return halved

@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from pipeline.arrays import (
     ROOTS,
     OutputArray,
@@ -31,7 +33,6 @@ from pipeline.arrays import (
 from pipeline.copies import Copies
 from pipeline.errors import SceneError, StoreUnavailable
 from pipeline.grid import Window
-from pipeline.shard import Block
 from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
 
 STATE = "_sr-archive"
@@ -400,7 +401,7 @@ class OutputScene:
         self._arrays: dict[str, OutputArray] = {}
         self._lock = threading.Lock()
 
-    def write(self, name: str, window: Window, block: Block) -> tuple[WrittenObject, ...]:
+    def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
         """Write whole shards of the array of this path; see `OutputArray.write`."""
         with self._lock:
             if name not in self._arrays:

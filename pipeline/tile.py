@@ -19,7 +19,7 @@ from model.projection import conserve as conserved
 from model.projection import reach
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, Values, network_input, read_window
-from pipeline.encoding import EncodedBlock, ValueEncoding
+from pipeline.encoding import ValueEncoding
 from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
@@ -268,9 +268,8 @@ def write_tile(
     started = time.perf_counter()
     scale = context.grid.scale
     window = context.grid.core(tile).scaled(scale)
-    encoded = EncodedBlock(context.encoding, content.values)
+    encoded, valid = context.encoding.encode(content.values)
     objects = output.write(VARIABLE, window, encoded)
-    valid = encoded.valid
     objects += output.write(QUALITY, window, _repeat(content.quality, scale))
     if (at := content.positions) is not None:
         finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
@@ -280,8 +279,7 @@ def write_tile(
     for factor in context.overviews:
         values = halve(values)
         name = f"{overview_name(factor)}/{VARIABLE}"
-        level = EncodedBlock(context.encoding, values)
-        objects += output.write(name, coarser(window, factor), level)
+        objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
     return TileRecord(
         tile=tile.key,
         objects=objects,

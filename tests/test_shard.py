@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec
 from zarr.storage import MemoryStore
 
-from pipeline.encoding import EncodedBlock, ValueEncoding, ValueRange
 from pipeline.shard import ShardEncoder
 
 BITSHUFFLED = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
@@ -39,9 +38,7 @@ def made_here(array: zarr.Array[Any], values: np.ndarray) -> dict[str, bytes]:
     counts = [-(-size // side) for size, side in zip(values.shape, encoder.shard, strict=True)]
     for place in np.ndindex(*counts):
         corner = [index * side for index, side in zip(place, encoder.shard, strict=True)]
-        part = tuple(
-            slice(at, at + side) for at, side in zip(corner, encoder.shard, strict=True)
-        )
+        part = tuple(slice(at, at + side) for at, side in zip(corner, encoder.shard, strict=True))
         found[array.metadata.encode_chunk_key(place)] = encoder.encode(values[part])
     return found
 
@@ -100,23 +97,6 @@ def test_zarr_python_reads_them(tmp_path: Path) -> None:
         (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_bytes(data)
     assert np.array_equal(zarr.open_array(tmp_path, mode="r")[...], values)
-
-
-def test_encoded_while_it_is_written_is_encoded_before() -> None:
-    encoding = ValueEncoding("int16", 1e-4, fill=-32768)
-    values = np.random.default_rng(0).normal(0.3, 0.1, (3, 48, 40)).astype(np.float32)
-    values[1, 3:9, 30:] = values[2] = np.nan
-    stored, valid = encoding.encode(values)
-    array = make_array(
-        values.shape, dtype="int16", chunks=(3, 16, 16), shards=(3, 48, 48), fill_value=-32768
-    )
-    array[...] = stored
-    encoder = ShardEncoder.of(array)
-    assert encoder is not None
-    block = EncodedBlock(encoding, values)
-    assert block.valid == ValueRange()
-    assert encoder.encode(block) == objects_of(array)["c/0/0/0"]
-    assert block.valid == valid
 
 
 @pytest.mark.parametrize(

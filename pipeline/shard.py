@@ -2,8 +2,8 @@
 
 zarr-python can write any part of any shard, through any chain of codecs. A tile writes all of one
 shard through one known chain, so its chunks are compressed and joined right here, each once, in
-several threads: blosc leaves the interpreter's lock. The layout is that of
-the Zarr v3 codecs `sharding_indexed`, `bytes`, `blosc` and `crc32c`.
+several threads: blosc leaves the interpreter's lock. The layout is that of the Zarr v3 codecs
+`sharding_indexed`, `bytes`, `blosc` and `crc32c`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ShardEncoder:
             return None
         codecs = array.metadata.codecs
         indexed = isinstance(codecs[0], ShardingCodec)
-        inner = _codecs_of_chunks(codecs[0]) if isinstance(codecs[0], ShardingCodec) else codecs
+        inner = _codecs_of_chunks(codecs[0]) if indexed else codecs
         if inner is None or not _is_known(inner):
             return None
         return cls(
@@ -96,12 +96,11 @@ class ShardEncoder:
         return index.tobytes()
 
 
-def _codecs_of_chunks(codec: ShardingCodec) -> tuple[Any, ...] | None:
+def _codecs_of_chunks(codec: Any) -> tuple[Any, ...] | None:
     index = codec.index_codecs
     known = codec.index_location.value == "end" and len(index) == 2
-    if known and _is_little(index[0]) and isinstance(index[1], Crc32cCodec):
-        return codec.codecs
-    return None
+    known = known and _is_little(index[0]) and isinstance(index[1], Crc32cCodec)
+    return codec.codecs if known else None
 
 
 def _is_known(codecs: Sequence[Any]) -> bool:

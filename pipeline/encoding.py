@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float32]
+from pipeline.values import Values
 
 _AT_ONCE = 1 << 16  # values: with what is made of them they stay in a core's cache
 

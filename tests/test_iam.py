@@ -23,7 +23,7 @@ from pipeline.store import SceneStore
 from tests.archives import SCALE_FACTOR, counts, write_model
 from tests.fault_proxy import FaultProxy
 from tests.iam import Need, allows, as_list, needs
-from tests.scenes import write_envi, write_geotiff, write_zarr
+from tests.scenes import write_geotiff, write_zarr
 from tests.test_store_faults import _forget_connections, super_resolve
 
 AWS = Path(__file__).parent.parent / "infra" / "aws"
@@ -48,7 +48,6 @@ def observed(s3: LocalS3, tmp_path_factory: pytest.TempPathFactory) -> set[Need]
     """What every step of the product needs, from `scenes` to `superres` in one bucket."""
     folder = tmp_path_factory.mktemp("scenes")
     write_geotiff(folder / "tiff.tif", counts(16, 16), scale=SCALE_FACTOR)
-    write_envi(folder, counts(16, 16, seed=1), "bil", "envi", ".dat", reflectance_scale_factor=1e4)
     write_zarr(folder / "store.zarr", counts(16, 16, seed=2), scale_factor=SCALE_FACTOR)
     model = write_model(tmp_path_factory.mktemp("model"))
     with FaultProxy(s3.endpoint) as proxy, pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,8 @@ from prefect.states import Completed, Failed
 
 from flows.listener import PrefectListener
 from pipeline.errors import UsageError
-from pipeline.job import RunReport, run
+from pipeline.job import run
+from pipeline.run_report import RunReport
 from pipeline.settings import Mask, RunSettings
 from pipeline.storage import redact
 
@@ -35,7 +36,7 @@ def sr_archive(
     model: str | None = None,
     tile: int | None = None,
     workers: int | None = None,
-    cpus_per_worker: float | None = None,
+    cpus_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
     devices: Literal["auto", "cpu", "cuda"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,

@@ -41,7 +41,7 @@ class RunSettings(BaseSettings):
     model: str = Field("starter", description="Checkpoint (.safetensors or published .pth).")
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
-    cpus_per_worker: float | None = Field(
+    cpus_per_worker: int | None = Field(
         None, ge=1, description="CPUs that each worker asks Ray for; default: its part of all."
     )
     gpus_per_worker: float | None = Field(

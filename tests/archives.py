@@ -11,7 +11,8 @@ import numpy as np
 
 from model import save_checkpoint
 from pipeline import RunSettings
-from pipeline.job import RunReport, run
+from pipeline.job import run
+from pipeline.run_report import RunReport
 from tests.scenes import write_envi, write_geotiff, write_zarr
 from tests.test_model import make_card, make_net
 

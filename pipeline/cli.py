@@ -89,7 +89,14 @@ def _percent(part: float | None) -> str:
 
 @app.command()
 @settings_options(
-    "workers", "devices", "max_inconsistency", "max_attempts", "lease_seconds", "ray_address"
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "devices",
+    "max_inconsistency",
+    "max_attempts",
+    "lease_seconds",
+    "ray_address",
 )
 def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_integrity
+from pipeline import cli_integrity, cli_report
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.console import INTERRUPTED, USAGE, Output
 from pipeline.console import err as _err
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_integrity.app)
+app.add_typer(cli_report.app)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
 Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]

@@ -1,4 +1,4 @@
-"""What a page says of a scene beside its pixels; all of it is untrusted and leaves as plain data."""
+"""What a page says of a scene beside its pixels; untrusted all of it, and so plain data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 import shapely.geometry
 import xarray as xr
+from shapely.geometry.polygon import orient
 
 from pipeline.arrays import VARIABLE
 from pipeline.outline import footprint
@@ -127,8 +128,7 @@ def _outline(result: xr.Dataset) -> Any:
     shape = shapely.geometry.shape(geometry)
     west, south, east, north = shape.bounds
     simpler = shape.simplify(_SIMPLER * max(east - west, north - south))
-    rounded = shapely.set_precision(simpler, 10.0**-_DEGREES)
-    drawn = simpler if rounded.is_empty else rounded
-    return shapely.geometry.mapping(shapely.geometry.polygon.orient(drawn, -1.0)) if (
-        drawn.geom_type == "Polygon"
-    ) else shapely.geometry.mapping(drawn)
+    rounded = shapely.transform(simpler, lambda degrees: np.round(degrees, _DEGREES))
+    # The library of the map takes a ring for what lies to its right, unlike RFC 7946.
+    turned = [orient(part, -1.0) for part in getattr(rounded, "geoms", [rounded])]
+    return shapely.geometry.mapping(shapely.MultiPolygon(turned))

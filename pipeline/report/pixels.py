@@ -27,6 +27,7 @@ from pipeline.report.packing import NODATA, Codes, Lattice, Quantiser, pack, scr
 _ROWS = 16  # of the blocks of an operator
 
 Values = NDArray[np.float32]
+Plane = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Pixels:
             },
         }
 
-    def _both(self, low: Low, band: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _both(self, low: Low, band: int) -> tuple[Plane, Plane]:
         """Result and bicubic enlargement of a band, in the scene's units."""
         quantiser = self.quantisers[band]
         codes = self.high[band]
@@ -170,26 +171,26 @@ class Pixels:
         return payload
 
 
-def _error(
-    pixels: Pixels, low: Low, band: int, high: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _error(pixels: Pixels, low: Low, band: int, high: Plane) -> Plane:
     """Degraded result minus LR; NaN where that reads a gap or beyond the window."""
-    window, operators, known = pixels.extent.images, [], []
-    edges = ((window.top, window.bottom), (window.left, window.right))
-    for (first, last), size in zip(edges, pixels.size, strict=True):
-        degradation = bicubic(pixels.scale)
-        matrix, inside = degradation.matrix(last - first, first == 0, last == size)
-        operators.append(Banded.of(matrix, _ROWS, torch.float64, torch.device("cpu")))
-        known.append(inside)
-    degraded, unknown = where_known(*operators, torch.from_numpy(high[None].copy()))
-    error = degraded[0].numpy() - low.values[band]
-    error[~np.logical_and.outer(*known)] = np.nan
+    window = pixels.extent.images
+    down, rows = _degrading(pixels.scale, window.top, window.bottom, pixels.size[0])
+    right, columns = _degrading(pixels.scale, window.left, window.right, pixels.size[1])
+    degraded, unknown = where_known(down, right, torch.from_numpy(high[None].copy()))
+    error: Plane = degraded[0].numpy() - low.values[band]
+    error[~np.logical_and.outer(rows, columns)] = np.nan
     if unknown is not None:
         error[unknown[0].numpy()] = np.nan
     return error
 
 
-def _rms(error: NDArray[np.float64]) -> float | None:
+def _degrading(scale: int, first: int, last: int, size: int) -> tuple[Banded, NDArray[np.bool_]]:
+    """The operator along one axis, and which LR pixels of the window it makes whole."""
+    matrix, inside = bicubic(scale).matrix(last - first, first == 0, last == size)
+    return Banded.of(matrix, _ROWS, torch.float64, torch.device("cpu")), inside
+
+
+def _rms(error: Plane) -> float | None:
     known = error[np.isfinite(error)]
     return float(f"{np.sqrt(np.mean(np.square(known))):.6g}") if known.size else None
 
@@ -203,7 +204,8 @@ def _read(array: xr.DataArray, window: Window) -> Values:
 def _means(values: Values) -> Values:
     counted = np.isfinite(values)
     total = np.where(counted, values, 0.0).sum(axis=(1, 2), dtype=np.float64)
-    return (total / np.maximum(counted.sum(axis=(1, 2)), 1)).astype(np.float32)
+    means: Values = (total / np.maximum(counted.sum(axis=(1, 2)), 1)).astype(np.float32)
+    return means
 
 
 def _lattice(array: xr.DataArray) -> Lattice | None:

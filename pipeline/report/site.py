@@ -139,8 +139,8 @@ class _Maker:
                 return False
             self.folder.begin_scene(entry.scene_id)
             row = scene_row(result, made, entry.scene_id)
+            row["pictures"] = self._pictures(store)
             self._pixels(result, made, origin, row, scale)
-        row["pictures"] = self._pictures(store)
         self.folder.put_page("scene.html", f"scenes/{entry.scene_id}/index.html")
         self._known[entry.scene_id] = {"key": key, "origin": origin.reason, "row": row}
         self.folder.end_scene(entry.scene_id, self._known[entry.scene_id])

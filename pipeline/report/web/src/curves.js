@@ -5,6 +5,7 @@ import { figure } from "./dom.js";
 const HEIGHT = 320;
 const dark = globalThis.matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Set();
+const FARTHEST = 5; // band steps; neighbours farther apart are not joined, for nothing was measured between
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -12,13 +13,21 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 export function axisOf(wavelength, bands) {
   const known = wavelength?.length === bands && wavelength.every(Number.isFinite);
   const values = known ? wavelength : Array.from({ length: bands }, (_, band) => band + 1);
-  const order = Array.from(values.keys()).sort((one, other) => values[one] - values[other]);
+  const order = withBreaks(Array.from(values.keys()).sort((one, other) => values[one] - values[other]), values);
   return {
     label: known ? "wavelength, nm" : "band number (the scene states no wavelengths)",
     short: known ? "nm" : "band",
-    values: order.map((band) => values[band]),
+    bands: order.filter((band) => Number.isInteger(band)),
+    values: order.map((band) => values[Math.floor(band)] + (Number.isInteger(band) ? 0 : 1e-6)),
     arrange: (curve) => order.map((band) => curve[band] ?? null),
   };
+}
+
+/** The order with half a band after each that ends a run: a place without a value. */
+function withBreaks(order, values) {
+  const steps = order.slice(1).map((band, place) => values[band] - values[order[place]]);
+  const typical = [...steps].sort((one, other) => one - other)[Math.floor(steps.length / 2)];
+  return order.flatMap((band, place) => (steps[place] > FARTHEST * typical ? [band, band + 0.5] : [band]));
 }
 
 /**

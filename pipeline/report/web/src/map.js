@@ -1,5 +1,5 @@
 // Footprints over the coastlines of Natural Earth; no tiles are fetched.
-import { geoBounds, geoCentroid, geoGraticule10, geoNaturalEarth1, geoPath } from "d3-geo";
+import { geoCentroid, geoGraticule10, geoNaturalEarth1, geoPath } from "d3-geo";
 import { select } from "d3-selection";
 import { zoom, zoomIdentity } from "d3-zoom";
 import { feature } from "topojson-client";
@@ -9,7 +9,7 @@ import { make } from "./dom.js";
 const WIDTH = 960;
 const HEIGHT = 480;
 const DEEPEST = 20000;
-const SMALLEST = 5; // pixels below which an outline is no more than its dot
+const SMALLEST = 6; // CSS pixels below which an outline is shown as a dot of that size
 
 /** @param scenes rows with an outline and a page */
 export function map(place, scenes) {
@@ -34,7 +34,8 @@ export function map(place, scenes) {
     .on("zoom", ({ transform }) => {
       ground.attr("transform", transform);
       marks.attr("transform", transform);
-      for (const each of drawn) each.rescale(transform.k);
+      const unit = WIDTH / (svg.node().clientWidth || WIDTH) / transform.k;
+      for (const each of drawn) each.rescale(unit);
     });
   svg.call(behaviour);
   const go = (change, ...rest) => svg.call(behaviour[change], ...rest);
@@ -80,8 +81,8 @@ function mark(marks, path, projection, scene) {
   const dot = link.append("circle").attr("class", "dot").attr("cx", x).attr("cy", y);
   const size = Math.max(right - left, bottom - top);
   return {
-    bounds: geoBounds(scene.outline) && [left, top, right, bottom],
-    rescale: (scale) => dot.attr("r", size * scale < SMALLEST ? 4 / scale : 0),
+    bounds: [left, top, right, bottom],
+    rescale: (unit) => dot.attr("r", size < SMALLEST * unit ? SMALLEST * unit : 0),
   };
 }
 

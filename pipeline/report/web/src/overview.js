@@ -9,7 +9,7 @@ const minute = (time) => (time ?? "").slice(0, 16).replace("T", " ");
 
 const COLUMNS = [
   { title: "Scene", value: (scene) => scene.id, cell: name },
-  { title: "Sensor", value: (scene) => scene.sensor, cell: (scene) => scene.sensor ?? "" },
+  { title: "Sensor", short: true, value: (scene) => scene.sensor, cell: (scene) => scene.sensor ?? "" },
   { title: "Taken", value: (scene) => scene.datetime, cell: (scene) => minute(scene.datetime) },
   { title: "Bands", value: (scene) => scene.bands, cell: (scene) => scene.bands ?? "", number: true },
   {
@@ -19,8 +19,8 @@ const COLUMNS = [
     number: true,
   },
   { title: "Scale", value: (scene) => scene.scale, cell: (scene) => (scene.scale ? `\u00d7${scene.scale}` : ""), number: true },
-  { title: "Inconsistency", value: (scene) => scene.inconsistency, cell: (scene) => percent(scene.inconsistency), number: true },
-  { title: "of bicubic", value: (scene) => scene.of_bicubic, cell: (scene) => percent(scene.of_bicubic), number: true },
+  { title: "Inconsistency", short: true, value: (scene) => scene.inconsistency, cell: (scene) => percent(scene.inconsistency), number: true },
+  { title: "of bicubic", short: true, value: (scene) => scene.of_bicubic, cell: (scene) => percent(scene.of_bicubic), number: true },
   { title: "Published", value: (scene) => scene.published, cell: (scene) => minute(scene.published) },
   { title: "Note", value: (scene) => scene.note, cell: (scene) => (hasPage(scene) ? (scene.note ?? "") : "no page was made; run the report again") },
 ];
@@ -80,7 +80,8 @@ function summary(facts) {
 async function start() {
   const facts = await unpackJson(await receive("overview-data.js", "overview"));
   summary(facts);
-  table({ table: byId("scenes"), search: byId("search"), count: byId("count") }, COLUMNS, facts.scenes);
+  const columns = COLUMNS.filter(({ cell }, index) => !index || facts.scenes.some(cell));
+  table({ table: byId("scenes"), search: byId("search"), count: byId("count") }, columns, facts.scenes);
   setAside(facts.aside);
   runs(facts.runs);
   document.documentElement.dataset.ready = "yes";

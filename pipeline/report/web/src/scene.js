@@ -97,7 +97,6 @@ function consistency(facts) {
 
 async function start() {
   const facts = await receive("scene.js", "scene");
-  facts.row.pictures ??= true;
   const pixels = new Pixels(facts.pixels);
   heading(facts);
   coverage(facts);

@@ -89,14 +89,13 @@ export class Spectra {
 
   #table(pin) {
     const names = [["SR", pin.values.high], ["bicubic", pin.values.bicubic], ["LR", pin.values.low]].filter(([, values]) => values);
-    const x = this.axis.arrange(this.facts.good.map((_, band) => band));
     const head = make("tr", {}, ...["band", this.axis.short, ...names.map(([name]) => name)].map((name) => make("th", { scope: "col" }, name)));
-    const rows = x.map((band, place) =>
+    const rows = this.axis.bands.map((band) =>
       make(
         "tr",
         {},
         make("th", { scope: "row" }, String(band + 1)),
-        make("td", {}, figure(this.axis.values[place], 7)),
+        make("td", {}, figure(this.facts.wavelength?.[band] ?? band + 1, 7)),
         ...names.map(([, values]) => make("td", {}, this.facts.good[band] ? figure(values[band], 6) || "no value" : "not a good band")),
       ),
     );

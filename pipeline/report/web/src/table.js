@@ -30,7 +30,7 @@ export function table(parts, columns, rows) {
       ...columns.map((column, index) =>
         make(
           index ? "td" : "th",
-          { class: column.number ? "number" : undefined, scope: index ? undefined : "row", "data-title": column.title },
+          { class: column.number ? "number" : undefined, scope: index ? undefined : "row", "data-title": column.title, "data-short": column.short },
           column.cell(entry.row),
         ),
       ),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.local_s3 import LocalS3
+from tests.archives import counts, run_job, write_archive, write_model
+from tests.scenes import write_geotiff
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -55,4 +57,15 @@ def _optional(variable: str, name: str, what: str) -> Path:
     folder = Path(os.environ.get(variable) or SHARED / name)
     if not folder.is_dir():
         pytest.skip(f"no {what}: ../shared/{name} is absent and {variable} names no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `source` and the `output` of a run on it; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("output")
+    write_archive(folder / "source")
+    (folder / "source" / "deep").mkdir()
+    write_geotiff(folder / "source" / "deep" / "rgb.tif", counts(20, 20, bands=3), tags=False)
+    run_job(folder / "source", folder / "output", write_model(folder), workers=1)
     return folder

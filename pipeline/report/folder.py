@@ -49,7 +49,7 @@ class ReportFolder:
                 kind = _TYPES.get(f".{key.rpartition('.')[2]}", "application/octet-stream")
                 self._fs.pipe_file(path, data, ContentType=kind)
             else:
-                write_atomic(self._fs, path, data)
+                write_atomic(self._fs, path, data, durable=False)
         except OSError as error:
             raise UsageError(f"cannot write {redact(self.url)}: {describe(error)}") from error
         self.written += len(data)

@@ -50,8 +50,7 @@ class Quantiser:
             scale, start = lattice
             first, last = sorted(((low - start) / scale, (high - start) / scale))
             if last - first <= _LEVELS - 2:
-                low = start + scale * (np.floor(first) if scale > 0 else np.ceil(last))
-                return cls(float(low), scale, True)
+                return cls(float(start + scale * np.floor(first)), scale, True)
         return cls(low, (high - low) / _LEVELS if high > low else 1.0)
 
     def codes(self, values: NDArray[Any]) -> Codes:

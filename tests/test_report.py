@@ -18,6 +18,7 @@ import xarray as xr
 
 from infra.local_s3 import LocalS3
 from model.degradation import downsample, upsample
+from pipeline.errors import UsageError
 from pipeline.readers import open_scene
 from pipeline.report.aside import retry_command
 from pipeline.report.extent import Limits, choose_extent
@@ -284,6 +285,14 @@ def test_the_retry_command_finds_the_scene(made: tuple[Path, Report]) -> None:
     _, _, source, _, _, included = aside["command"].split()
     listed = json.loads(sr_archive("list", source, "--include", included, "--json").stdout)
     assert [scene["scene_id"] for scene in listed["scenes"]] == ["deep__rgb"]
+
+
+def test_nothing_is_written_where_other_things_lie(archive_output: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes" / "envi").mkdir(parents=True)
+    (tmp_path / "scenes" / "envi" / "mine.tif").write_bytes(b"x")
+    with pytest.raises(UsageError, match="holds other things"):
+        make_report(str(archive_output / "output"), str(tmp_path))
+    assert list(contents(tmp_path)) == ["scenes/envi/mine.tif"]
 
 
 def test_a_report_in_a_bucket(archive_output: Path, s3: LocalS3, made: tuple[Path, Report]) -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.report.facts import plain
 from pipeline.storage import describe, join, open_filesystem, read_if_present, redact, write_atomic
 from pipeline.store import is_safe_id
 
@@ -21,6 +22,7 @@ _TYPES = {  # what a bucket tells browsers; without it they would offer pages as
     ".txt": "text/plain; charset=utf-8",
 }
 _MARKER = "row.json"  # written last of a scene: what it says is all there
+_OWN = "sr-archive-report.json"  # written first of all: only below it anything is ever removed
 
 
 class ReportFolder:
@@ -31,6 +33,22 @@ class ReportFolder:
         self._fs, self._root = open_filesystem(url)
         self._s3 = "s3" in self._protocols()
         self.written = 0
+
+    def claim(self) -> None:
+        """Make sure that nothing but a report is here.
+
+        Raises:
+            UsageError: something else is, which a report must not write into.
+        """
+        if read_if_present(self._fs, join(self._root, _OWN)) is not None:
+            return
+        try:
+            foreign = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            foreign = []
+        if foreign:
+            raise UsageError(f"{redact(self.url)} holds other things: give --to an empty place")
+        self.put(_OWN, b"{}")
 
     @property
     def index(self) -> str:
@@ -106,9 +124,10 @@ def site_file(name: str) -> bytes:
     return files("pipeline.report").joinpath("site", name).read_bytes()
 
 
-def _parsed(data: bytes) -> dict[str, Any] | None:
+def _parsed(data: bytes) -> Any:
     try:
         row = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("key"), str) else None
+    known = isinstance(row, dict) and isinstance(row.get("key"), str)
+    return plain(row) if known else None

@@ -100,6 +100,7 @@ class _Maker:
 
     def site(self) -> None:
         """The files that all pages share."""
+        self.folder.claim()
         for name in _SITE:
             self.folder.put(f"assets/{name}", site_file(name))
 
@@ -109,7 +110,7 @@ class _Maker:
             made = self._scene(entry)
         except SceneError as error:
             self._failed(entry, str(error))
-        except (UsageError, MemoryError):
+        except UsageError:
             raise
         except Exception as error:  # a foreign store may hold anything
             self._failed(entry, describe(error))
@@ -210,4 +211,4 @@ class _Maker:
 
     def _row(self, scene_id: str) -> dict[str, Any]:
         known = self._known.get(scene_id, {}).get("row")
-        return known if isinstance(known, dict) else {"id": scene_id}
+        return {**known, "id": scene_id} if isinstance(known, dict) else {"id": scene_id}

@@ -1,5 +1,5 @@
 // The pixels of one scene: codes to values, bicubic enlargement, spectra.
-import { remembering, unpack } from "./receive.js";
+import { receive, remembering, unpack } from "./receive.js";
 
 const NODATA = 65535;
 const BANDS_KEPT = 8;
@@ -12,7 +12,6 @@ export class Pixels {
     this.facts = facts;
     this.low = { width: right - left, height: bottom - top };
     this.high = { width: facts.scale * this.low.width, height: facts.scale * this.low.height };
-    this.images = remembering(BANDS_KEPT);
     this.blocks = remembering(BLOCKS_KEPT);
     this.bands = new Map();
   }
@@ -28,7 +27,7 @@ export class Pixels {
   }
 
   async #band(index) {
-    const payload = await this.images(`bands/${index}.js`);
+    const payload = await receive(`bands/${index}.js`);
     const { offset, step, reach } = this.facts;
     const values = { high: decode(await unpack(payload.high, this.high.width), offset[index], step[index]) };
     if (!payload.low) return values;

@@ -16,7 +16,7 @@ export class Viewer {
     this.transform = zoomIdentity;
     this.behaviour = zoom()
       .filter((event) => !event.button && !this.#nearDivider(event))
-      .scaleExtent([0.1, 64])
+      .scaleExtent([0.02, 64])
       .on("zoom", ({ transform }) => {
         this.transform = transform;
         this.draw();

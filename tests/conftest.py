@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from infra.local_s3 import LocalS3
-from tests.archives import counts, run_job, write_archive, write_model
+from pipeline.job import RunReport, SceneRow
+from pipeline.store import STATE
+from tests.archives import counts, publish, write_archive, write_model
 from tests.scenes import write_geotiff
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -62,10 +66,15 @@ def _optional(variable: str, name: str, what: str) -> Path:
 
 @pytest.fixture(scope="session")
 def archive_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `source` and the `output` of a run on it; tests that change it take a copy."""
+    """A folder with `source` and the `output` made of it; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("output")
     write_archive(folder / "source")
     (folder / "source" / "deep").mkdir()
     write_geotiff(folder / "source" / "deep" / "rgb.tif", counts(20, 20, bands=3), tags=False)
-    run_job(folder / "source", folder / "output", write_model(folder), workers=1)
+    publish(str(folder / "source"), str(folder / "output"), write_model(folder))
+    rows = [SceneRow(name, "published") for name in ("envi", "store", "tiff")]
+    rows.append(SceneRow("deep__rgb", "quarantined"))
+    record = asdict(RunReport("20260101T000000Z-abc123", "2026-01-01T00:00:00+00:00", rows, 1.5))
+    (folder / "output" / STATE / "runs").mkdir()
+    (folder / "output" / STATE / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
     return folder

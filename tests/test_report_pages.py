@@ -58,7 +58,7 @@ class Page:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, script: str, seconds: float = 30) -> None:
+    def until(self, script: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not self.run(script):
             assert time.monotonic() < end, (

@@ -19,10 +19,13 @@ from model.banded import Banded, where_known
 from model.degradation import bicubic, bicubic_enlargement
 from pipeline.arrays import VARIABLE
 from pipeline.enlarging import REACH, enlarge
+from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.report.extent import Extent
+from pipeline.report.origin import Origin
 from pipeline.report.packing import NODATA, Codes, Lattice, Quantiser, pack, script
+from pipeline.storage import describe, without_secrets
 
 _ROWS = 16  # of the blocks of an operator
 
@@ -79,11 +82,8 @@ class Pixels:
     size: tuple[int, int]
 
     @classmethod
-    def read(
-        cls, result: xr.Dataset, origin: xr.DataArray | None, extent: Extent, scale: int
-    ) -> Pixels:
-        """Read the shown window of result and source."""
-        low = None if origin is None else Low.of(origin, extent.images)
+    def read(cls, result: xr.Dataset, low: Low | None, extent: Extent, scale: int) -> Pixels:
+        """Read the shown window of a result."""
         values = _read(result[VARIABLE], extent.images.scaled(scale))
         lattice = _lattice(result[VARIABLE])
         codes, quantisers = np.empty(values.shape, np.uint16), []
@@ -169,6 +169,18 @@ class Pixels:
         payload["low"] = pack(np.stack(codes))
         payload["gaps"] = pack(np.isnan(values).astype(np.uint16))
         return payload
+
+
+def read_low(origin: Origin, extent: Extent) -> tuple[Low | None, str]:
+    """LR values of the shown window, or none and why."""
+    if origin.values is None:
+        return None, origin.reason
+    try:
+        return Low.of(origin.values, extent.images), ""
+    except SceneError as error:
+        return None, without_secrets(str(error))
+    except Exception as error:  # whatever a store or a library raises, it cannot be shown
+        return None, describe(error)
 
 
 def _error(pixels: Pixels, low: Low, band: int, high: Plane) -> Plane:

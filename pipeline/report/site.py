@@ -19,7 +19,7 @@ from pipeline.report.folder import ReportFolder, site_file
 from pipeline.report.origin import Origin, open_origin
 from pipeline.report.packing import pack_json, script
 from pipeline.report.pictures import quicklook_of, thumbnail
-from pipeline.report.pixels import Pixels
+from pipeline.report.pixels import Pixels, read_low
 from pipeline.storage import describe, join, redact
 from pipeline.store import SceneStore
 
@@ -119,7 +119,12 @@ class _Maker:
             say(f"{entry.scene_id}: {'written' if made else 'unchanged'}")
 
     def _failed(self, entry: Entry, reason: str) -> None:
+        self._forget(entry.scene_id)
         self.report.notes.append(f"no page of {entry.scene_id}: {one_line(reason)}")
+
+    def _forget(self, scene_id: str) -> None:
+        self._known.pop(scene_id, None)
+        self.folder.begin_scene(scene_id)
 
     def _scene(self, entry: Entry) -> bool:
         store = SceneStore(self._output, entry.scene_id)
@@ -134,18 +139,22 @@ class _Maker:
             return False
         with xr.open_zarr(store.url) as result:
             origin = open_origin(result, made, entry.scene_id, scale, self._source)
-            if origin.values is None:
-                self.report.notes.append(f"{entry.scene_id} without its source: {origin.reason}")
             if same and known.get("origin") == origin.reason:
+                self._note_origin(entry.scene_id, origin.reason)
                 return False
-            self.folder.begin_scene(entry.scene_id)
+            self._forget(entry.scene_id)
             row = scene_row(result, made, entry.scene_id)
             row["pictures"] = self._pictures(store)
-            self._pixels(result, made, origin, row, scale)
+            reason = self._page(result, made, origin, row, scale)
         self.folder.put_page("scene.html", f"scenes/{entry.scene_id}/index.html")
-        self._known[entry.scene_id] = {"key": key, "origin": origin.reason, "row": row}
+        self._note_origin(entry.scene_id, reason)
+        self._known[entry.scene_id] = {"key": key, "origin": reason, "row": row}
         self.folder.end_scene(entry.scene_id, self._known[entry.scene_id])
         return True
+
+    def _note_origin(self, scene_id: str, reason: str) -> None:
+        if reason:
+            self.report.notes.append(f"{scene_id} without its source: {reason}")
 
     def _key(self, entry: Entry, made: Mapping[str, Any]) -> str:
         """Changes whenever the page would, but for a source that comes or goes."""
@@ -159,19 +168,21 @@ class _Maker:
         }
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
-    def _pixels(
+    def _page(
         self,
         result: xr.Dataset,
         made: Mapping[str, Any],
         origin: Origin,
         row: dict[str, Any],
         scale: int,
-    ) -> None:
+    ) -> str:
+        """The data of a scene's page; returns why its source is not shown, or nothing."""
         good = good_bands(result)
         wavelengths = result["wavelength"].values if "wavelength" in result.coords else None
         shape = (result.sizes["band"], result.sizes["y"], result.sizes["x"])
         extent = choose_extent(shape, scale, good, wavelengths, self._limits)
-        pixels = Pixels.read(result, origin.values, extent, scale)
+        low, reason = read_low(origin, extent)
+        pixels = Pixels.read(result, low, extent, scale)
         scene_id = str(row["id"])
         for part in (pixels.images(), pixels.spectra()):
             for name, data in part:
@@ -180,10 +191,11 @@ class _Maker:
         facts = {
             "row": row,
             "pixels": pixels.facts(),
-            "origin": origin.reason,
+            "origin": reason,
             **scene_facts(result, made, address),
         }
         self.folder.put(f"scenes/{scene_id}/scene.js", script("scene", facts))
+        return reason
 
     def _pictures(self, store: SceneStore) -> bool:
         try:

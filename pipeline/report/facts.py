@@ -18,7 +18,7 @@ from pipeline.storage import without_secrets
 
 _LONGEST_TEXT = 2000
 _MOST_ENTRIES = 400
-_DEEPEST = 6
+_DEEPEST = 8
 _DEGREES = 5  # decimals: a metre
 _SIMPLER = 0.002  # of an outline's width that its drawing may be off
 

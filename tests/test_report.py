@@ -302,7 +302,7 @@ def test_a_report_in_a_bucket(archive_output: Path, s3: LocalS3, made: tuple[Pat
     names = {path.partition("/report/")[2] for path in filesystem.find(s3.url("report"))}
     assert names == set(contents(made[0]))
     types = {
-        name: filesystem.info(s3.url(f"report/{name}"))["ContentType"]
+        name: filesystem.info(s3.url(f"report/{name}"), refresh=True)["ContentType"]
         for name in ("index.html", "scenes/envi/index.html", "assets/scene.js", "assets/style.css")
     }
     assert {kind.partition(";")[0] for kind in types.values()} == {

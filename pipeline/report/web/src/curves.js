@@ -15,7 +15,7 @@ export function axisOf(wavelength, bands) {
   const values = known ? wavelength : Array.from({ length: bands }, (_, band) => band + 1);
   const order = withBreaks(Array.from(values.keys()).sort((one, other) => values[one] - values[other]), values);
   return {
-    label: known ? "wavelength, nm" : "band number (the scene states no wavelengths)",
+    label: known ? "wavelength, nm" : "band number (no wavelengths stated)",
     short: known ? "nm" : "band",
     bands: order.filter((band) => Number.isInteger(band)),
     values: order.map((band) => values[Math.floor(band)] + (Number.isInteger(band) ? 0 : 1e-6)),

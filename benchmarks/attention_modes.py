@@ -38,11 +38,12 @@ from model.metrics import psnr, spectral_angle
 from model.receptive_field import halo
 from model.sspsr import SpatialSpectralBlock
 from pipeline import open_scene
-from pipeline.calibration import Calibration, Values, network_input
+from pipeline.calibration import Calibration, network_input
 from pipeline.grid import TileGrid, Window
 from pipeline.settings import Normalise
 from pipeline.spectral import BandWindow, band_windows
 from pipeline.tile import margin_of, scene_engines, super_resolve
+from pipeline.values import Values
 
 REMOTE = ("abu/*.mat", "jasper_ridge/*.mat", "pavia_centre/*.mat", "samson/*.npz")
 AVIRIS = "abu"  # scenes of one sensor, of which a mosaic is made

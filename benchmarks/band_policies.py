@@ -22,13 +22,14 @@ from model.degradation import downsample, upsample
 from model.inference import Engine
 from model.metrics import assess
 from pipeline import SceneError, open_scene
-from pipeline.calibration import Values, calibrate, read_window
+from pipeline.calibration import calibrate, read_window
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
 from pipeline.spectral.resampling import resample
 from pipeline.tile import scene_engines, super_resolve
+from pipeline.values import Values
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")
 

@@ -88,5 +88,10 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     print(f"| {' | '.join(header)} |")
     print(f"|{'---|' * len(header)}")
     for row in rows:
-        cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print_row(row)
+
+
+def print_row(row: Sequence[object]) -> None:
+    """One more row of the table that was printed last."""
+    cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
+    print(f"| {' | '.join(cells)} |", flush=True)

@@ -31,18 +31,12 @@ from benchmarks.common import (
 from model import AttentionStatistics, SSPSRConfig
 from model.extent import Extent
 from pipeline import RunSettings
-from pipeline.actors import (
-    ActorPool,
-    Admission,
-    Dispatcher,
-    Handlers,
-    Share,
-    TileActor,
-    ray_session,
-)
+from pipeline.actors import ActorPool, TileActor
 from pipeline.arrays import is_of_tile
+from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.job import load_model
 from pipeline.plan import SceneJob, make_plan
+from pipeline.ray_session import Share, ray_session
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 

@@ -31,11 +31,11 @@ from benchmarks.common import (
 from model import Card, inference, load_checkpoint
 from model.inference import Engine
 from pipeline import open_scene
-from pipeline.actors import ray_session
 from pipeline.calibration import calibrate
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.job import run
+from pipeline.ray_session import ray_session
 from pipeline.tile import SceneContext, read_tile, run_engine, scene_engines
 
 

@@ -39,9 +39,9 @@ from benchmarks.common import (
 from model import SSPSR, load_checkpoint
 from model.degradation import upsample
 from model.receptive_field import halo
-from pipeline.actors import ray_session
 from pipeline.grid import TileGrid
 from pipeline.job import run
+from pipeline.ray_session import ray_session
 
 Folder = Path
 

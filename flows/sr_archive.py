@@ -18,7 +18,8 @@ from prefect.states import Completed, Failed
 
 from flows.listener import PrefectListener
 from pipeline.errors import UsageError
-from pipeline.job import RunReport, run
+from pipeline.job import run
+from pipeline.run_report import RunReport
 from pipeline.settings import Mask, RunSettings
 from pipeline.storage import redact
 

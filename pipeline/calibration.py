@@ -29,6 +29,7 @@ from pipeline.nodata import check_gaps, fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
 from pipeline.settings import Attention, Bands, Normalise, Outside
 from pipeline.spectral import BandPlan, plan_bands
+from pipeline.values import Values
 
 WHOLE_SCENE = 256  # LR pixels; a scene up to this square is sampled whole
 PATCH = 64  # LR pixels along a sample's side
@@ -38,8 +39,6 @@ ATTENTION_WHOLE = 64  # attention needs less: a scene up to this square is measu
 _ATTENTION_SIDES = 16, 32  # else patches of this size: a sixteenth of the scene, within limits
 ATTENTION_PIXELS = PATCHES * _ATTENTION_SIDES[1] ** 2
 _USEFUL = 0.1  # share of valid pixels below which a patch is left out
-
-Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

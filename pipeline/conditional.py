@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import fsspec.asyn
 
-from pipeline.storage import is_local, join, open_filesystem
+from pipeline.storage import is_local, join, open_filesystem, removed_on_failure
 
 try:
     import fcntl
@@ -99,10 +99,11 @@ class LocalSlot:
     def create(self, data: bytes) -> str | None:
         with self._locked():
             try:
-                with self._path.open("xb") as file:
-                    file.write(data)
+                file = self._path.open("xb")
             except FileExistsError:
                 return None
+            with removed_on_failure(self._path), file:
+                file.write(data)
         return _digest(data)
 
     def replace(self, data: bytes, token: str) -> str | None:
@@ -112,8 +113,9 @@ class LocalSlot:
                 return None
             own = f"{self._path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
             neighbour = self._path.with_name(own)
-            neighbour.write_bytes(data)
-            neighbour.replace(self._path)
+            with removed_on_failure(neighbour):
+                neighbour.write_bytes(data)
+                neighbour.replace(self._path)
         return _digest(data)
 
     def remove(self, token: str) -> None:

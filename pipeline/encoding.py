@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float32]
+from pipeline.values import Values
 
 
 @dataclass(frozen=True)

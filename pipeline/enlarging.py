@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from model.degradation import enlargement
 from pipeline.grid import Window
+from pipeline.values import Values
 
 REACH = 2  # LR pixels around a core that the bicubic kernel sees
-
-Values = NDArray[np.float32]
 
 
 def enlarge(values: Values, core: Window, scale: int, device: torch.device) -> Values:

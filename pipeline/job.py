@@ -5,70 +5,28 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from model import CheckpointError, load_checkpoint
 from pipeline import events
-from pipeline.actors import ActorPool, Admission, Dispatcher, Handlers, Share, Work, ray_session
-from pipeline.calibration import Calibration
-from pipeline.changes import check_unchanged
+from pipeline.actors import ActorPool, Work
+from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
-from pipeline.provenance import RunFacts, provenance
-from pipeline.quality import scene_figures
+from pipeline.publishing import Publisher
+from pipeline.ray_session import Share, ray_session
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe, join, open_filesystem, redact, without_secrets, write_atomic
 from pipeline.store import STATE, SceneStore, TileRecord
 from pipeline.worker import Prepared
-
-
-@dataclass
-class SceneRow:
-    """What became of one scene in a run."""
-
-    scene_id: str
-    status: Literal["published", "skipped", "quarantined"]
-    reason: str = ""
-    note: str = ""
-    tiles: int = 0
-    tiles_kept: int = 0
-    seconds: float = 0.0
-    megapixel_bands: float = 0.0
-    inconsistency: float | None = None  # RMS of degraded result minus scene, part of the scene's
-    inconsistency_of_bicubic: float | None = None
-    source: str = ""
-    output: str = ""
-
-
-@dataclass
-class RunReport:
-    """What became of a run."""
-
-    run_id: str
-    started: str
-    rows: list[SceneRow] = field(default_factory=list)
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)  # on the output and its catalogue
-
-    @property
-    def exit_status(self) -> int:
-        return 3 if self.count("quarantined") else 0
-
-    @property
-    def counts(self) -> str:
-        """How many scenes ended in which way, in words."""
-        statuses = ("published", "skipped", "quarantined")
-        return ", ".join(f"{self.count(status)} {status}" for status in statuses)
-
-    def count(self, status: str) -> int:
-        return sum(row.status == status for row in self.rows)
 
 
 def load_model(settings: RunSettings) -> Model:
@@ -114,6 +72,7 @@ class Run:
         self.report = RunReport(run_id, started.isoformat(timespec="seconds"))
         self._rows: dict[str, SceneRow] = {}
         self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
+        self._publisher = Publisher(model, self._leases, self.report, settings.max_inconsistency)
         self._held: set[str] = set()
         self._left: dict[str, int] = {}
         self._clock: dict[str, float] = {}
@@ -191,33 +150,16 @@ class Run:
                 scenes=len(self._plan.scenes),
                 tiles=sum(scene.tiles for scene in work),
                 tiles_kept=kept,
-                pixel_bands=sum(
-                    _tile_pixel_bands(scene.job, key)
-                    for scene in work
-                    if scene.job
-                    for key in _open_tiles(scene)
-                ),
+                pixel_bands=sum(_open_pixel_bands(scene) for scene in work),
             )
         )
         for scene in self._plan.scenes:
-            self._rows[scene.scene_id] = self._row(scene)
+            self._rows[scene.scene_id] = SceneRow.of(scene, self._settings.output)
             if scene.status == "quarantined":
                 self._quarantine(scene.scene_id, scene.code, scene.note)
             elif scene.status in ("published", "kept"):
                 reason = "published with the same fingerprint" if not scene.note else scene.note
                 self._end(scene.scene_id, "skipped", reason)
-
-    def _row(self, scene: ScenePlan) -> SceneRow:
-        return SceneRow(
-            scene.scene_id,
-            "skipped",
-            note="" if scene.code else scene.note,
-            tiles=scene.tiles,
-            tiles_kept=len(scene.done),
-            megapixel_bands=0.0 if scene.job is None else round(scene.job.pixel_bands / 1e6, 3),
-            source=redact(scene.uri),
-            output=redact(join(self._settings.output, f"{scene.scene_id}.zarr")),
-        )
 
     def _process(self) -> None:
         handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
@@ -310,14 +252,7 @@ class Run:
 
     def _publish(self, job: SceneJob) -> None:
         try:
-            store = job.store()
-            self._check_source(job, store)
-            records = store.ledger()
-            facts = self._facts_of(job, store, records)
-            self._check_consistency(job, facts["sr_archive"]["consistency"])
-            self._leases.keep(job.scene_id)
-            self._own_state(job, store)
-            store.publish(facts, records)
+            self._publisher.publish(job, self._rows[job.scene_id])
         except LeaseLost as lost:
             self._give_up(job, str(lost))
         except SceneError as error:  # its tiles and ledger are kept, here and below
@@ -327,63 +262,6 @@ class Run:
         else:
             self._aside.submit(self._draw, job.scene_id)
             self._end(job.scene_id, "published")
-
-    def _check_source(self, job: SceneJob, store: SceneStore) -> None:
-        """Drop what was made of a source that is no more, so that the next run starts anew."""
-        try:
-            check_unchanged(job, self._own_state(job, store))
-        except SceneError as error:
-            if error.code == "source-changed":
-                self._leases.keep(job.scene_id)
-                store.unpublish()
-            raise
-
-    def _own_state(self, job: SceneJob, store: SceneStore) -> dict[str, Any]:
-        """What was recorded of the scene, if it is still this run's."""
-        state = store.state()
-        if state is None:
-            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
-        if state.get("fingerprint") != job.fingerprint:
-            raise LeaseLost("another run has prepared it anew with other options or source")
-        return state
-
-    def _facts_of(
-        self, job: SceneJob, store: SceneStore, records: Mapping[str, TileRecord]
-    ) -> dict[str, Any]:
-        """The root attributes to add."""
-        data = store.calibration()
-        if data is None:
-            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
-        calibration = Calibration.from_bytes(data)
-        devices = tuple(sorted({record.device for record in records.values()}))
-        precisions = tuple(sorted({record.precision for record in records.values()}))
-        facts = RunFacts(self.report.run_id, self.report.started, devices, precisions)
-        kept = self._rows[job.scene_id].tiles_kept
-        return provenance(
-            job,
-            self._model,
-            facts,
-            calibration,
-            scene_figures(records, calibration, job.grid.scale),
-            tiles_kept=kept,
-        )
-
-    def _check_consistency(self, job: SceneJob, measured: Mapping[str, Any]) -> None:
-        """Into the scene's row, and against the operator's limit.
-
-        Raises:
-            SceneError: `inconsistent`.
-        """
-        row, limit = self._rows[job.scene_id], self._settings.max_inconsistency
-        row.inconsistency = measured["relative_rmse"]
-        row.inconsistency_of_bicubic = measured["bicubic"]["relative_rmse"]
-        if limit is not None and row.inconsistency is not None and row.inconsistency > limit:
-            raise SceneError(
-                "inconsistent",
-                f"degraded, the result differs from the scene by {row.inconsistency:.3g} of its "
-                f"root mean square (--max-inconsistency {limit:g}); its tiles are kept: the same "
-                "command with a larger limit publishes it, --conserve makes it consistent",
-            )
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:
         row = self._rows[scene_id]
@@ -417,9 +295,10 @@ class Run:
         self._emit(events.SceneFinished(scene_id, status, reason))
 
 
-def _open_tiles(scene: ScenePlan) -> list[str]:
+def _open_pixel_bands(scene: ScenePlan) -> int:
     assert scene.job is not None
-    return [tile.key for tile in scene.job.grid if tile.key not in scene.done]
+    done = sum(_tile_pixel_bands(scene.job, key) for key in scene.done)
+    return scene.job.pixel_bands - done
 
 
 def _tile_pixel_bands(job: SceneJob, key: str) -> int:

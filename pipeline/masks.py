@@ -20,12 +20,12 @@ from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.readers.flags import FLAGS
 from pipeline.readers.flags import VARIABLE as SOURCE_FLAGS
+from pipeline.values import Values
 
 QUALITY = "quality"
 STATUS = {"filled": 1, "partly_filled": 2, "influenced": 4}
 _SHIFT = len(STATUS)  # the source's flags lie above the three status bits
 
-Values = NDArray[np.float32]
 Flags = NDArray[np.uint16]
 
 

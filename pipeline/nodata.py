@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SceneError
+from pipeline.values import Values
 
 FILL_DEPTH = 8  # LR pixels over which neighbours spread into a gap
 MAX_MISSING = 0.20
 MAX_RAGGED = 0.50
-
-Values = NDArray[np.float32]
 
 
 def fill_gaps(values: Values, background: Values, depth: int = FILL_DEPTH) -> Values:

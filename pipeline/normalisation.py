@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model import Card
 from pipeline.errors import SceneError
 from pipeline.settings import Normalise
 from pipeline.spectral import BandPlan
+from pipeline.values import Values
 
 BAND_LEVEL = 0.5  # where the 98th percentile of a band goes when each band has its own factor
 _DARKEST = 1e-3  # of the brightest band; a darker band is noise and is not amplified further
 _REFLECTANCE_LIMIT = 1.5  # 99.9 % of unscaled float reflectance lies below
-
-Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

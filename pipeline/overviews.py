@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import avg_pool2d
 
 from pipeline.grid import TileGrid, Window
+from pipeline.values import Values
 
 _SMALLEST_PART = (
     16  # pixels along a tile's side in a level; smaller objects cost more than they hold
 )
 _SMALL_ENOUGH = 256  # pixels along the longer side at which no further level is needed
-
-Values = NDArray[np.float32]
 
 
 def overview_factors(grid: TileGrid) -> tuple[int, ...]:

@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from model.consistency import ConsistencySums, bicubic_consistency, consistency
 from model.degradation import Degradation, bicubic
 from model.extent import Extent
 from pipeline.calibration import Calibration
 from pipeline.store import TileRecord
+from pipeline.values import Values
 
-Values = NDArray[np.float32]
 _DIGITS = 6  # significant digits of a figure in metadata
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +162,31 @@ def write_atomic(filesystem: Any, path: str, data: bytes, *, durable: bool = Tru
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     neighbour = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    with neighbour.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    neighbour.replace(target)
+    with removed_on_failure(neighbour):
+        with neighbour.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        neighbour.replace(target)
+
+
+@contextmanager
+def removed_on_failure(path: Path) -> Iterator[None]:
+    """A file that is written inside does not stay, half written, on a disk that is full."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def is_leftover(path: str) -> bool:
+    """Whether a local file is what a process that was killed had begun to write.
+
+    The first ending is `write_atomic`'s, the second that of Zarr's local store.
+    """
+    return path.endswith((".tmp", ".partial"))
 
 
 def _use_patient_s3() -> None:

@@ -33,7 +33,14 @@ from pipeline.arrays import (
 from pipeline.copies import Copies
 from pipeline.errors import SceneError, StoreUnavailable
 from pipeline.grid import Window
-from pipeline.storage import join, open_filesystem, read_if_present, write_atomic
+from pipeline.storage import (
+    is_leftover,
+    is_local,
+    join,
+    open_filesystem,
+    read_if_present,
+    write_atomic,
+)
 
 STATE = "_sr-archive"
 LEDGER = "ledger.json"
@@ -208,6 +215,7 @@ class SceneStore:
         state = self.state() or {}
         if len(records) != state.get("tiles"):
             raise RuntimeError(f"{len(records)} of {state.get('tiles')!r} tiles are in the ledger")
+        self._remove_leftovers()
         ledger = ledger_bytes(records)
         groups = _object(self._fs.cat_file(join(self._state, "groups.json")))
         documents = self._group_documents(groups, attributes)
@@ -219,6 +227,14 @@ class SceneStore:
         with suppress(StoreUnavailable):  # the scene is published, and what stays harms nobody
             self._remove(join(self._state, "tiles"))
             self.clear_quarantine()
+
+    def _remove_leftovers(self) -> None:
+        """What killed processes had begun to write beside objects; object stores keep no such."""
+        if not is_local(self._fs):
+            return
+        for path in (*self._find(self.path), *self._find(self._state)):
+            if is_leftover(path):
+                self._fs.rm_file(path)
 
     def _group_documents(
         self, groups: Mapping[str, Any], attributes: Mapping[str, Any]

@@ -18,7 +18,7 @@ from model.inference import Engine
 from model.projection import conserve as conserved
 from model.projection import reach
 from pipeline.arrays import VARIABLE
-from pipeline.calibration import Calibration, Values, network_input, read_window
+from pipeline.calibration import Calibration, network_input, read_window
 from pipeline.encoding import ValueEncoding
 from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
@@ -28,6 +28,7 @@ from pipeline.overviews import coarser, halve, overview_name
 from pipeline.quality import TileQuality, measure_tile
 from pipeline.store import OutputScene, TileRecord
 from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
+from pipeline.values import Values
 
 _TURNED_ROWS = 8
 

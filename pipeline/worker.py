@@ -6,8 +6,9 @@ import ctypes
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from pipeline.product import output_levels
 from pipeline.readers import open_scene
 from pipeline.settings import Precision
 from pipeline.spectral import in_model_bands
+from pipeline.storage import describe
 from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
     SceneContext,
@@ -100,9 +102,10 @@ class Worker:
         store = job.store()
         if not is_holder(job.output, job.scene_id, job.holder):
             raise SceneError("output-failed", f"another run has the lease of {job.scene_id}")
-        store.unpublish()
         facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid), SOURCE_SEEN: seen}
-        store.prepare(template, calibration.to_bytes(), facts)
+        with _writing("the scene's arrays"):
+            store.unpublish()
+            store.prepare(template, calibration.to_bytes(), facts)
         return Prepared(job.scene_id, calibration.bands.note)
 
     def process(self, job: SceneJob, tile: Tile) -> TileRecord:
@@ -119,11 +122,13 @@ class Worker:
         # A process that stood still may wake when the scene is another run's.
         if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
             raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
-        record = write_tile(
-            context, output, tile, content, read=round(read - started, 4), compute=spent
-        )
-        record = replace(record, device=self._engine.device.type, precision=self._engine.precision)
-        job.store().record(record)
+        with _writing(f"tile {tile.key}"):
+            record = write_tile(
+                context, output, tile, content, read=round(read - started, 4), compute=spent
+            )
+            engine = self._engine
+            record = replace(record, device=engine.device.type, precision=engine.precision)
+            job.store().record(record)
         return record
 
     @staticmethod
@@ -172,6 +177,15 @@ class Worker:
             conserve=job.options.conserve,
         )
         return context, OutputScene(store)
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """An error of the output, a full disk mostly, is named as one."""
+    try:
+        yield
+    except OSError as error:
+        raise SceneError("output-failed", f"cannot write {what}: {describe(error)}") from error
 
 
 def _open(job: SceneJob, card: Card) -> xr.Dataset:

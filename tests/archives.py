@@ -13,10 +13,11 @@ from model import load_checkpoint, save_checkpoint
 from pipeline import RunSettings
 from pipeline.calibration import Calibration
 from pipeline.integrity import scenes_to_verify
-from pipeline.job import RunReport, run
+from pipeline.job import run
 from pipeline.plan import Model, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
+from pipeline.run_report import RunReport
 from pipeline.stac.publication import bring_up_to_date
 from pipeline.store import SceneStore
 from pipeline.worker import Worker

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.local_s3 import LocalS3
-from pipeline.job import RunReport, SceneRow
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.store import STATE
 from tests.archives import counts, publish, write_archive, write_model
 from tests.scenes import write_geotiff

@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import UsageError
-from pipeline.actors import (
-    ActorPool,
-    Admission,
-    Dispatcher,
-    Failure,
-    Handlers,
-    Share,
-    Work,
-    ray_session,
-)
+from pipeline.actors import ActorPool, Failure, Work
+from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile, TileGrid
 from pipeline.plan import OutputOptions, SceneJob
+from pipeline.ray_session import Share, ray_session
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
@@ -84,9 +77,14 @@ def job(scene_id: str, folder: Path, size: int = 32) -> SceneJob:
     return SceneJob(scene_id, str(folder), "v", scene_id, "out", OPTIONS, grid, 3, "0")
 
 
-def dispatch(jobs: list[SceneJob], kept: dict[str, set[str]] | None = None) -> Journal:
+def dispatch(
+    jobs: list[SceneJob],
+    kept: dict[str, set[str]] | None = None,
+    workers: int = 2,
+    actor: type = Moody,
+) -> Journal:
     journal = Journal()
-    pool = ActorPool(b"weights", Share("cpu", 2, 1.0, 0.0), actor=Moody)
+    pool = ActorPool(b"weights", Share("cpu", workers, 1.0, 0.0), actor=actor)
     done = {name: frozenset(tiles) for name, tiles in (kept or {}).items()}
     dispatcher = Dispatcher(
         pool, journal.handlers(), 3, lambda job: Admission("go", done.get(job.scene_id))
@@ -132,6 +130,24 @@ def test_transient_failures_are_retried_and_others_are_not(tmp_path: Path) -> No
     assert len((tmp_path / "refused-preparation").read_text()) == 1
 
 
+def test_actors_that_have_no_room_hold_nothing_up(tmp_path: Path) -> None:
+    """As after the loss of a node: the last actor waits for a CPU that never comes."""
+    cpus = int(Share.of_cluster("cpu", 1).cpus)
+    journal = dispatch([job("poison", tmp_path), job("sound", tmp_path)], workers=cpus + 1)
+    assert set(journal.failed) == {"poison"}
+    assert len(journal.done["sound"]) == 16
+
+
+def test_actors_that_cannot_start_end_the_run_with_their_reason(tmp_path: Path) -> None:
+    class Broken(Moody):
+        def __init__(self, *arguments: object) -> None:
+            raise RuntimeError("no such device")
+
+    with pytest.raises(UsageError, match=r"^no worker can be started: .*no such device"):
+        dispatch([job("sound", tmp_path)], actor=Broken)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_work_is_named_for_people(tmp_path: Path) -> None:
     assert Work(job("s", tmp_path), None).name == "preparation"
     assert Work(job("s", tmp_path), Tile(2, 3)).name == "tile 2.3"
@@ -145,7 +161,7 @@ def test_shares_divide_the_machine() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_an_unreachable_cluster_is_one_line_within_seconds(address: str) -> None:
-    from pipeline.actors import _check_reachable
+    from pipeline.ray_session import _check_reachable
 
     with pytest.raises(UsageError, match="nothing answers there"):
         _check_reachable(address)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from pipeline.actors import ray_session
+from pipeline.ray_session import ray_session
 from tests.chaos.harness import STRIKES, Stage, trial
 
 SEED = 20261123

@@ -25,7 +25,7 @@ from infra.processes import StartError, free_port
 from infra.simulate import SceneSpec, simulate_archive
 from pipeline import events
 from pipeline.errors import UsageError
-from pipeline.job import RunReport, SceneRow
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 
 SCENES = (

@@ -21,9 +21,9 @@ import xarray as xr
 
 from infra.local_s3 import LocalS3
 from pipeline import UsageError, events, open_scene
-from pipeline.actors import ray_session
 from pipeline.integrity import verify_scene
 from pipeline.job import run
+from pipeline.ray_session import ray_session
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore
 from tests.archives import (

@@ -21,17 +21,19 @@ import pytest
 import pipeline.job
 from infra.local_s3 import LocalS3
 from pipeline import events
-from pipeline.actors import ActorPool, Failure, TileActor, ray_session
+from pipeline.actors import ActorPool, Failure, TileActor
 from pipeline.catalog import list_scenes
 from pipeline.changes import version_now
 from pipeline.conditional import Found, Slot, is_enforced, open_slot
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
 from pipeline.integrity import verify_scene
-from pipeline.job import RunReport, SceneRow, run
+from pipeline.job import run
 from pipeline.lease import Lease, LeaseLost, Leases, is_holder
 from pipeline.liveness import is_alive, machine, started
 from pipeline.plan import SceneJob, make_plan
+from pipeline.ray_session import ray_session
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore, TileRecord
 from pipeline.worker import Prepared, Worker

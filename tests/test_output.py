@@ -14,11 +14,11 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.actors import ray_session
 from pipeline.grid import Window
 from pipeline.integrity import verify_scene
 from pipeline.masks import STATUS
 from pipeline.overviews import halve
+from pipeline.ray_session import ray_session
 from pipeline.stac.catalogue import catalogued
 from pipeline.store import SceneStore
 from pipeline.swath import upsample_positions

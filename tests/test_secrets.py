@@ -25,11 +25,13 @@ from infra.local_s3 import LocalS3
 from infra.prefect_local import LocalPrefect
 from infra.processes import free_port
 from model import CheckpointError
-from pipeline.actors import TileActor, ray_session
+from pipeline.actors import TileActor
 from pipeline.errors import SceneError, UsageError
-from pipeline.job import RunReport, SceneRow, load_model
+from pipeline.job import load_model
 from pipeline.plan import Model
+from pipeline.ray_session import ray_session
 from pipeline.readers import open_scene, scene_stem
+from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 from pipeline.storage import describe, open_filesystem, redact
 from tests.archives import SCALE_FACTOR, counts, sr_archive, write_model

@@ -15,11 +15,12 @@ import s3fs
 from infra.local_s3 import LocalS3
 from infra.processes import port_is_free
 from pipeline import SceneError, UsageError, events, open_scene, s3
-from pipeline.actors import ray_session
 from pipeline.errors import StoreUnavailable
 from pipeline.integrity import verify_scene
-from pipeline.job import RunReport, load_model, run
+from pipeline.job import load_model, run
 from pipeline.plan import Model, make_plan
+from pipeline.ray_session import ray_session
+from pipeline.run_report import RunReport
 from pipeline.settings import RunSettings
 from pipeline.storage import check_reachable, open_filesystem, retry_seconds
 from pipeline.store import SceneStore

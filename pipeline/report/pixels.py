@@ -26,10 +26,11 @@ from pipeline.report.extent import Extent
 from pipeline.report.origin import Origin
 from pipeline.report.packing import NODATA, Codes, Lattice, Quantiser, pack, script
 from pipeline.storage import describe, without_secrets
+from pipeline.values import Values
 
 _ROWS = 16  # of the blocks of an operator
 
-Values = NDArray[np.float32]
+
 Plane = NDArray[np.float64]
 
 

@@ -18,13 +18,13 @@ from model import Card
 from pipeline.errors import SceneError, UsageError
 from pipeline.settings import Bands as Policy
 from pipeline.spectral.response import COVERED, Bands, Combination, combine, local_steps
+from pipeline.values import Values
 
 MISSING = 0.1  # of a band's weight that a pixel may lack; the rest is scaled up
 NOTE = "resampling"  # attributes of a resampled scene: what was done, in words,
 SHIFT = "resampling_shift_nm"  # and how far the centre of a band is at most off the model's
 
 Floats = NDArray[np.float64]
-Values = NDArray[np.float32]
 
 
 def in_model_bands(scene: xr.Dataset, card: Card, policy: Policy) -> xr.Dataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from pipeline.actors import ray_session
+from pipeline.ray_session import ray_session
 from tests.chaos.harness import STRIKES, Outcome, Stage, trial
 
 

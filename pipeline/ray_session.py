@@ -1,0 +1,107 @@
+"""A Ray to work with: joined or started here, and how its processors and GPUs are shared out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+
+from pipeline.errors import UsageError
+from pipeline.ray_token import own_token
+from pipeline.storage import describe, redact
+
+_LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
+_CONNECT_SECONDS = 10.0
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, the one this process was submitted to, or start one here.
+
+    A Ray that this process already uses is used as it is and left running.
+
+    Raises:
+        UsageError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    _check_reachable(address)
+    with nullcontext() if address else own_token():
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_LOCAL_OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                # Ray would keep 3 KB on each of the last 100 000 tiles, for a dashboard.
+                _system_config={"task_events_report_interval_ms": 0},
+                **quiet,
+            )
+    except Exception as error:  # a start that takes too long is a bare Exception
+        place = redact(address or "this machine")
+        raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail within seconds where nothing listens; Ray itself would go on trying for minutes."""
+    match = re.fullmatch(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)", address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match["host"], int(match["port"])), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--ray-address {address}: nothing answers there ({error}); start a head with "
+            "`ray start --head`, or leave the option out to run on this machine"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one actor gets."""
+
+    device: Literal["cpu", "cuda"]
+    workers: int
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of_cluster(cls, devices: str, workers: int | None) -> Share:
+        """One actor per GPU, or per two CPUs.
+
+        Raises:
+            UsageError: GPUs are asked for and there are none, or more workers than CPUs.
+        """
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        if devices == "cuda" and not gpus:
+            raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
+        if devices != "cpu" and gpus:
+            count = workers or gpus
+            return cls("cuda", count, max(1.0, cpus // (2 * count)), min(1.0, gpus / count))
+        count = workers or max(1, cpus // 2)
+        if count > cpus:
+            raise UsageError(f"--workers {count}: Ray has {cpus} CPUs; use {cpus} or fewer")
+        return cls("cpu", count, float(cpus // count), 0.0)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,23 +106,49 @@ class Share:
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus_now, cpus_now = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return cls.of_nodes(nodes, devices, workers, cpus, gpus)
+
+    @classmethod
+    def of_nodes(
+        cls,
+        nodes: Sequence[Mapping[str, float]],
+        devices: str,
+        workers: int | None,
+        cpus: int | None = None,
+        gpus: float | None = None,
+    ) -> Share:
+        """The same from each node's resources.
+
+        A share that was not asked for is no larger than the node it is for: an actor that fits on
+        no node would be waited for without end.
+        """
+        gpus_now = int(sum(node.get("GPU", 0) for node in nodes))
         if devices == "cpu" and gpus:
             raise UsageError("--gpus-per-worker: there are none with --devices cpu")
         if devices == "cpu" or not (gpus_now or gpus):
             if devices == "cuda":
                 raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
-            return cls._of_cpus(cpus_now, workers, cpus)
+            return cls._of_cpus(nodes, workers, cpus)
         count = workers or int(gpus_now // (gpus or 1))
         if not count:
             raise UsageError("--workers: how many? Ray has no GPU yet from which to tell")
-        threads = float(cpus or max(1, cpus_now // (2 * count)))
-        return cls("cuda", count, threads, gpus or min(1.0, gpus_now / count))
+        each = gpus or min(1.0, gpus_now / count)
+        beside = [node.get("CPU", 0) * each / node["GPU"] for node in nodes if node.get("GPU")]
+        threads = cpus or max(1, int(min([_cpus(nodes) / (2 * count), *beside])))
+        return cls("cuda", count, float(threads), each)
 
     @classmethod
-    def _of_cpus(cls, there: int, workers: int | None, each: int | None) -> Share:
+    def _of_cpus(
+        cls, nodes: Sequence[Mapping[str, float]], workers: int | None, each: int | None
+    ) -> Share:
+        there = _cpus(nodes)
         count = workers or max(1, there // (each or 2))
         if each is None and count > there:
             raise UsageError(f"--workers {count}: Ray has {there} CPUs; use {there} or fewer")
-        return cls("cpu", count, float(each or there // count), 0.0)
+        largest = max([1, *(int(node.get("CPU", 0)) for node in nodes)])
+        return cls("cpu", count, float(each or min(there // count, largest)), 0.0)
+
+
+def _cpus(nodes: Sequence[Mapping[str, float]]) -> int:
+    return max(1, int(sum(node.get("CPU", 0) for node in nodes)))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_integrity
+from pipeline import cli_evaluate, cli_integrity
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.console import INTERRUPTED, USAGE, Output
 from pipeline.console import err as _err
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_integrity.app)
+app.add_typer(cli_evaluate.app)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
 Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]
@@ -88,7 +89,14 @@ def _percent(part: float | None) -> str:
 
 @app.command()
 @settings_options(
-    "workers", "devices", "max_inconsistency", "max_attempts", "lease_seconds", "ray_address"
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "devices",
+    "max_inconsistency",
+    "max_attempts",
+    "lease_seconds",
+    "ray_address",
 )
 def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""

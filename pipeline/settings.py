@@ -29,6 +29,8 @@ Mask = Literal[
     "defective_band",
 ]
 Layout = Literal["sharded", "plain"]
+Protocol = Literal["wald", "cave", "chikusei", "pavia"]
+Degrading = Literal["bicubic", "mtf"]
 
 
 class RunSettings(BaseSettings):
@@ -38,9 +40,21 @@ class RunSettings(BaseSettings):
 
     source: str = Field(description="Folder, bucket prefix or single scene: a path or fsspec URL.")
     output: str = Field(description="Folder or bucket prefix for <scene_id>.zarr: a path or URL.")
-    model: str = Field("starter", description="Checkpoint (.safetensors or published .pth).")
+    model: str = Field(
+        "starter", description="Checkpoint (.safetensors or published .pth), or registry:FOLDER."
+    )
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs that each worker asks Ray for; default: its part of all."
+    )
+    gpus_per_worker: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="GPU, or part of one, that each worker asks Ray for, though it may be there "
+        "only later (autoscaling); default: its part of all.",
+    )
     devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
     precision: Precision = Field(
         "auto", description="bf16 where the processor has matrix units for it, else fp32."

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.local_s3 import LocalS3
+from infra.prefect_local import LocalPrefect
+from infra.processes import free_port
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -36,6 +38,13 @@ def s3() -> Iterator[LocalS3]:
         for name, value in merged.items():
             if os.environ.get(name) != value:
                 patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+    """A Prefect server with a process worker and the deployment."""
+    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
         yield server
 
 

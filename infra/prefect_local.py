@@ -1,4 +1,4 @@
-"""A Prefect server, a process worker and the deployment `sr-archive/default` on this machine."""
+"""A Prefect server, a process worker and the deployments of prefect.yaml on this machine."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class LocalPrefect:
         (self.home / ".gitignore").write_text("*\n")
         self._start_server()
         self.prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-        self.prefect("--no-prompt", "deploy", "--name", DEPLOYMENT.partition("/")[2])
+        self.prefect("--no-prompt", "deploy", "--all")
         self._start_worker()
 
     def stop(self) -> None:

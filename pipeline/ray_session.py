@@ -106,7 +106,8 @@ class Share:
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in known if node["Alive"]]
         return cls.of_nodes(nodes, devices, workers, cpus, gpus)
 
     @classmethod

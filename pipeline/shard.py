@@ -53,7 +53,7 @@ class ShardEncoder:
         dtype = np.dtype(array.dtype)
         if array.metadata.zarr_format != 3 or dtype.kind not in "iuf":
             return None
-        codecs = array.metadata.codecs
+        codecs: Sequence[Any] = array.metadata.codecs
         indexed = isinstance(codecs[0], ShardingCodec)
         inner = _codecs_of_chunks(codecs[0]) if indexed else codecs
         if inner is None or not _is_known(inner):

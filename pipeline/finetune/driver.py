@@ -10,7 +10,6 @@ from typing import Any
 from model import SSPSR, Card, CheckpointError
 from model.checkpoint import pack, unpack, weights_digest
 from pipeline import events
-from pipeline.catalog import STATE_FOLDER
 from pipeline.errors import UsageError
 from pipeline.evaluation import BICUBIC, Evaluation, Region, evaluate_regions
 from pipeline.evaluation.page import page
@@ -23,6 +22,7 @@ from pipeline.finetune.split import Area
 from pipeline.plan import OutputOptions
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import Promotion, load_registered, promote
+from pipeline.scene_files import STATE_FOLDER
 from pipeline.settings import RunSettings
 from pipeline.storage import (
     check_reachable,

@@ -23,12 +23,14 @@ from model.inference import Engine
 from model.metrics import assess
 from pipeline import SceneError, open_scene
 from pipeline.calibration import calibrate, read_window
+from pipeline.evaluation.degraded import replaced
+from pipeline.evaluation.trial import super_resolve_core
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
 from pipeline.spectral.resampling import resample
-from pipeline.tile import scene_engines, super_resolve
+from pipeline.tile import scene_engines
 from pipeline.values import Values
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")
@@ -49,18 +51,8 @@ def truth(scene: xr.Dataset, scale: int) -> xr.Dataset:
     values = read_window(scene, Window(0, rows, 0, columns))
     good = scene["good_band"].values & np.isfinite(values).any(axis=(1, 2))
     background = np.where(good, np.nanmean(np.where(np.isfinite(values), values, 0), (1, 2)), 0)
-    return with_values(scene, fill_gaps(values, background.astype(np.float32)), good)
-
-
-def with_values(scene: xr.Dataset, values: Values, good: np.ndarray) -> xr.Dataset:
-    """Other values, of another size, for the same bands."""
-    bare = scene.drop_dims(["y", "x"])
-    made = bare.assign(reflectance=(("band", "y", "x"), values)).assign_coords(
-        good_band=("band", good)
-    )
-    made = made.chunk({"band": -1})
-    made["reflectance"].encoding = dict(scene["reflectance"].encoding)
-    return made
+    filled = fill_gaps(values, background.astype(np.float32))
+    return replaced(scene.assign_coords(good_band=("band", good)), filled)
 
 
 def super_resolved(
@@ -70,7 +62,7 @@ def super_resolved(
     calibration = calibrate(scene, engine, card, policy=policy, normalise=normalise)
     whole = Window(0, scene.sizes["y"], 0, scene.sizes["x"])
     engines = scene_engines(engine, calibration)
-    return super_resolve(read_window(scene, whole), whole, engines, calibration)
+    return super_resolve_core(scene, whole, engines, calibration, conserve=False)
 
 
 def compare(scene: xr.Dataset, engine: Engine, card: Card, policy: Bands) -> None:
@@ -78,7 +70,7 @@ def compare(scene: xr.Dataset, engine: Engine, card: Card, policy: Bands) -> Non
     scale = engine.config.scale
     high = truth(scene, scale)
     low = downsample(torch.from_numpy(high["reflectance"].values), scale).numpy()
-    degraded = with_values(high, low, high["good_band"].values)
+    degraded = replaced(high, low)
 
     def own(of: xr.Dataset) -> xr.Dataset:
         return resample(of, card) if policy == "resample" else of
@@ -91,7 +83,7 @@ def compare(scene: xr.Dataset, engine: Engine, card: Card, policy: Bands) -> Non
     methods = {"bicubic": upsample(torch.from_numpy(seen), scale).numpy()}
     windows = super_resolved(degraded, engine, card, "windows", "auto")
     windows[np.isnan(windows)] = 0  # bad bands; none of them takes part
-    whole = with_values(high, windows, high["good_band"].values)
+    whole = replaced(high, windows)
     methods["windows"] = own(whole)["reflectance"].values[bands]
     for rule in RULES:
         made = super_resolved(own(degraded), engine, card, policy, rule)

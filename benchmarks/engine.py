@@ -22,6 +22,7 @@ from torch.nn import functional
 from benchmarks.common import make_net, print_table, seconds
 from model import SSPSR, SSPSRConfig, attention, inference
 from model.degradation import upsample
+from model.precision import Precision
 
 
 def published_operations(config: SSPSRConfig) -> float:
@@ -106,7 +107,7 @@ def main() -> None:
     x = torch.rand(1, given.bands, given.size, given.size, device=given.device)
     statistics = attention.calibrate(net, x)
     works = opponents(net, x)
-    for precision in get_args(inference.Precision)[1:]:
+    for precision in get_args(Precision)[1:]:
         engine = inference.compile(net, statistics, precision)
         works[f"engine, {precision}"] = partial(engine, x)
         pooling = engine.with_statistics(None)

@@ -1,4 +1,4 @@
-"""A Prefect server, a process worker and the deployment `sr-archive/default` on this machine."""
+"""A Prefect server, a process worker and the deployments of prefect.yaml on this machine."""
 
 from __future__ import annotations
 
@@ -77,13 +77,26 @@ class LocalPrefect:
         (self.home / ".gitignore").write_text("*\n")
         self._start_server()
         self.prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-        self.prefect("--no-prompt", "deploy", "--name", DEPLOYMENT.partition("/")[2])
+        self.prefect("--no-prompt", "deploy", "--all")
         self._start_worker()
 
     def stop(self) -> None:
         """End the worker with its flow runs, then the server."""
         for name in reversed(list(self._processes)):
             stop(self._processes.pop(name), PATIENCE[name])
+
+    def pid(self, name: str) -> int:
+        """The process id of the `server` or the `worker`."""
+        return self._processes[name].pid
+
+    def restart(self, name: str) -> None:
+        """Start the `server` or the `worker` again, after it has ended.
+
+        Raises:
+            StartError: it did not start.
+        """
+        self._processes.pop(name).wait()
+        self._start_server() if name == "server" else self._start_worker()
 
     def ended(self) -> str | None:
         """The name of a part that ended by itself, or None."""

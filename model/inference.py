@@ -10,9 +10,7 @@ inside a tile are not padded but consume its halo, while the scene's border is p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,10 +20,9 @@ from model.convolution import Convolution
 from model.extent import Axis, Extent
 from model.fused import FusedNetwork, Gate
 from model.memory import branch_bytes, tile_bytes
+from model.precision import Precision, exact_float32, resolve
 from model.receptive_field import halo
 from model.sspsr import SSPSR
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 _CPU_CHUNK = 16 << 20  # bytes of activations of one chunk of groups: about what caches hold
 _STRIP = 4 << 20  # bytes of output at once on a CPU, for the same reason
@@ -125,7 +122,7 @@ class Engine:
         if self._gates is None and not whole:
             raise ValueError("a part of a scene needs the scene's frozen attention statistics")
         window = x[:, :, axes[0].window, axes[1].window]
-        with _exact_float32(self._network.device):
+        with exact_float32(self._network.device):
             parts = [self._fitting(sample, *axes) for sample in torch.split(window, 1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -146,7 +143,7 @@ class Engine:
             Axis.of(Extent(0, size, True, True), size, self.config) for size in samples.shape[2:]
         )
         seen: dict[int, list[Tensor]] = {}
-        with _exact_float32(self._network.device):
+        with exact_float32(self._network.device):
             self._features(samples, rows, columns, lambda group: self._observing(group, seen))
         groups = range(len(self.config.group_starts))
         branches = torch.stack([torch.stack(seen[group]) for group in groups])
@@ -289,28 +286,6 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
-@contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """No TF32: what is called float32 has 24 bits on a GPU too."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
-def _resolve(precision: Precision, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the device has matrix units for it, else float32."""
-    if precision == "auto":
-        matrix_units = (
-            torch.cuda.get_device_capability(device) >= (8, 0)
-            if device.type == "cuda"
-            else device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-        )
-        precision = "bf16" if matrix_units else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
 @torch.inference_mode()
 def compile(
     net: SSPSR, statistics: AttentionStatistics | None = None, precision: Precision = "auto"
@@ -326,7 +301,5 @@ def compile(
     Raises:
         ValueError: an unknown precision.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be auto, fp32 or bf16, not {precision!r}")
-    dtype = _resolve(precision, next(net.parameters()).device)
+    dtype = resolve(precision, next(net.parameters()).device)
     return Engine(FusedNetwork(net.eval(), dtype), statistics)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import binary_erosion, uniform_filter
 
 Cube = NDArray[np.float64]
+Plane = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_WINDOW = 7  # pixels along the side of SSIM's window
+_EDGE = _WINDOW // 2
 
 
 def correlation(reference: Cube, estimate: Cube) -> float:
@@ -45,33 +50,46 @@ def psnr(reference: Cube, estimate: Cube) -> float:
     return float(np.mean(10.0 * np.log10(1.0 / error)))
 
 
-def ssim(reference: Cube, estimate: Cube) -> float:
-    """Structural similarity (Wang et al. 2004), 7x7 uniform window, range 1, mean over bands."""
-    return float(np.mean([_ssim_band(r, e) for r, e in zip(reference, estimate, strict=True)]))
+def ssim(reference: Cube, estimate: Cube, valid: Mask | None = None) -> float:
+    """Structural similarity (Wang et al. 2004), 7x7 uniform window, range 1, mean over bands.
+
+    With `valid` `(rows, cols)`, over the windows in which every pixel is valid; NaN if none is.
+    """
+    inside = slice(_EDGE, -_EDGE), slice(_EDGE, -_EDGE)  # a window must lie inside the image
+    counted = None if valid is None else binary_erosion(valid, np.ones((_WINDOW, _WINDOW)))[inside]
+    if min(reference.shape[1:]) < _WINDOW or (counted is not None and not counted.any()):
+        return float("nan")
+    bands = (_similarity(r, e)[inside] for r, e in zip(reference, estimate, strict=True))
+    return float(
+        np.mean([band.mean() if counted is None else band[counted].mean() for band in bands])
+    )
 
 
-def _ssim_band(r: Cube, e: Cube, window: int = 7, peak: float = 1.0) -> float:
-    count = window * window
+def _similarity(r: Plane, e: Plane, peak: float = 1.0) -> Plane:
+    """The index of the window around each pixel of a band."""
+    count = _WINDOW * _WINDOW
     unbiased = count / (count - 1)
-    mean_r, mean_e = uniform_filter(r, window), uniform_filter(e, window)
-    var_r = unbiased * (uniform_filter(r * r, window) - mean_r**2)
-    var_e = unbiased * (uniform_filter(e * e, window) - mean_e**2)
-    covariance = unbiased * (uniform_filter(r * e, window) - mean_r * mean_e)
+    mean_r, mean_e = uniform_filter(r, _WINDOW), uniform_filter(e, _WINDOW)
+    var_r = unbiased * (uniform_filter(r * r, _WINDOW) - mean_r**2)
+    var_e = unbiased * (uniform_filter(e * e, _WINDOW) - mean_e**2)
+    covariance = unbiased * (uniform_filter(r * e, _WINDOW) - mean_r * mean_e)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    similarity = ((2 * mean_r * mean_e + c1) * (2 * covariance + c2)) / (
+    similarity: Plane = ((2 * mean_r * mean_e + c1) * (2 * covariance + c2)) / (
         (mean_r**2 + mean_e**2 + c1) * (var_r + var_e + c2)
     )
-    edge = window // 2  # the window must lie inside the image
-    return float(similarity[edge:-edge, edge:-edge].mean())
+    return similarity
 
 
-def assess(reference: ArrayLike, estimate: ArrayLike, scale: int) -> dict[str, float]:
+def assess(
+    reference: ArrayLike, estimate: ArrayLike, scale: int, valid: Mask | None = None
+) -> dict[str, float]:
     """All six figures.
 
     Args:
         reference: `(bands, rows, cols)` in [0, 1].
         estimate: same shape.
         scale: upsampling factor, used by ERGAS.
+        valid: `(rows, cols)`, pixels that count; None: all. The others must be finite too.
 
     Returns:
         `cc`, `sam` (degrees), `rmse`, `ergas`, `psnr` (dB), `ssim`.
@@ -83,11 +101,14 @@ def assess(reference: ArrayLike, estimate: ArrayLike, scale: int) -> dict[str, f
     e = np.asarray(estimate, dtype=np.float64)
     if r.ndim != 3 or r.shape != e.shape:
         raise ValueError(f"expected two equal (bands, rows, cols) arrays, got {r.shape}, {e.shape}")
+    similarity = ssim(r, e, valid)
+    if valid is not None:
+        r, e = r[:, valid][..., None], e[:, valid][..., None]
     return {
         "cc": correlation(r, e),
         "sam": spectral_angle(r, e),
         "rmse": rmse(r, e),
         "ergas": ergas(r, e, scale),
         "psnr": psnr(r, e),
-        "ssim": ssim(r, e),
+        "ssim": similarity,
     }

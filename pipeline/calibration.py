@@ -190,6 +190,32 @@ def calibrate(
     Raises:
         SceneError: nothing valid, too many holes, or bands the policy refuses.
     """
+    calibration, patches = constants(
+        scene, card, policy=policy, outside=outside, tolerance=tolerance, normalise=normalise
+    )
+    if pooling == "global":
+        return calibration
+    pixels = scene.sizes["y"] * scene.sizes["x"]
+    return replace(calibration, statistics=_attention(patches, pixels, calibration, engine))
+
+
+def constants(
+    scene: xr.Dataset,
+    card: Card,
+    *,
+    policy: Bands = "auto",
+    outside: Outside = "fill",
+    tolerance: float | None = None,
+    normalise: Normalise = "auto",
+) -> tuple[Calibration, list[Values]]:
+    """What is measured without the network: all but the attention; and the sample.
+
+    Args:
+        scene, card, policy, outside, tolerance, normalise: as for `calibrate`.
+
+    Raises:
+        SceneError: as `calibrate`.
+    """
     stated = np.asarray(scene["good_band"].values, dtype=bool)
     if not stated.any():
         raise SceneError("too-few-bands", "every band is marked as bad")
@@ -204,13 +230,8 @@ def calibrate(
     background = _background(patches, list(plan.valued))
     encoding = scene["reflectance"].encoding
     gains, rule = find_gains(encoding, card, measure_levels(patches, used), plan, normalise)
-    calibration = Calibration(
-        plan, gains, rule, background, (), sum(patch[0].size for patch in patches)
-    )
-    if pooling == "global":
-        return calibration
-    pixels = scene.sizes["y"] * scene.sizes["x"]
-    return replace(calibration, statistics=_attention(patches, pixels, calibration, engine))
+    pixels = sum(patch[0].size for patch in patches)
+    return Calibration(plan, gains, rule, background, (), pixels), patches
 
 
 def _check_all(patches: list[Values], used: list[int]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_integrity, cli_report
+from pipeline import cli_evaluate, cli_finetune, cli_integrity, cli_report
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.console import INTERRUPTED, USAGE, Output
 from pipeline.console import err as _err
@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_integrity.app)
+app.add_typer(cli_evaluate.app)
+app.add_typer(cli_finetune.app)
 app.add_typer(cli_report.app)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
@@ -36,7 +38,7 @@ Bucket = Annotated[str | None, typer.Option(help="Folder or prefix to compare a 
 
 
 @app.command()
-@settings_options()
+@settings_options(RunSettings)
 def run(settings: RunSettings, as_json: bool) -> None:
     """Super-resolve and publish every scene of SOURCE that OUTPUT does not hold yet.
 
@@ -89,7 +91,15 @@ def _percent(part: float | None) -> str:
 
 @app.command()
 @settings_options(
-    "workers", "devices", "max_inconsistency", "max_attempts", "lease_seconds", "ray_address"
+    RunSettings,
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "devices",
+    "max_inconsistency",
+    "max_attempts",
+    "lease_seconds",
+    "ray_address",
 )
 def plan(settings: RunSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from model import CheckpointError, load_checkpoint
+from model import CheckpointError
 from pipeline import events
 from pipeline.actors import ActorPool, Work
 from pipeline.dispatch import Admission, Dispatcher, Handlers
@@ -21,6 +21,7 @@ from pipeline.lease import LeaseLost, Leases
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
+from pipeline.registry import load_registered
 from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
@@ -36,7 +37,7 @@ def load_model(settings: RunSettings) -> Model:
         UsageError: it cannot be used.
     """
     try:
-        return Model.of(*load_checkpoint(settings.model))
+        return Model.of(*load_registered(settings.model))
     except (CheckpointError, StoreUnavailable) as error:
         raise UsageError(f"--model: {without_secrets(str(error))}") from error
 
@@ -166,7 +167,10 @@ class Run:
         with ray_session(self._settings.ray_address), self._leases:
             if self._leases.note:
                 self.report.notes.append(self._leases.note)
-            share = Share.of_cluster(self._settings.devices, self._settings.workers)
+            asked = self._settings
+            share = Share.of_cluster(
+                asked.devices, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker
+            )
             pool = ActorPool(self._model.data, share, self._settings.precision)
             self._dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts, self._admit)
             for scene in self._plan.work:

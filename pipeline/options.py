@@ -1,38 +1,41 @@
-"""The options of a run on the command line: made from the settings, so that neither lacks one."""
+"""A command's options on the command line: made from its settings, so that neither lacks one."""
 
 from __future__ import annotations
 
 import inspect
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
-from pipeline.settings import RunSettings
+from pipeline.settings import RunSettings, Settings
 
 _ARGUMENTS = ("source", "output")
+S = TypeVar("S", bound=Settings)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def settings_options(
-    *left_out: str,
-) -> Callable[[Callable[[RunSettings, bool], None]], Callable[..., None]]:
-    """Give a command SOURCE, OUTPUT, an option for every other setting, and --json.
+    settings: type[S], *left_out: str
+) -> Callable[[Callable[[S, bool], None]], Callable[..., None]]:
+    """Give a command its arguments, an option for every other setting, and --json.
 
     The command is called with the settings; what is not given on the command line comes from the
     environment, then from the defaults.
 
     Args:
+        settings: the class of its options.
         left_out: settings that are of no use to the command.
     """
 
-    def decorate(command: Callable[[RunSettings, bool], None]) -> Callable[..., None]:
+    def decorate(command: Callable[[S, bool], None]) -> Callable[..., None]:
         def called(as_json: bool, **given: Any) -> None:
-            command(RunSettings.from_options(given), as_json)
+            command(settings.from_options(given), as_json)
 
-        names = [name for name in RunSettings.model_fields if name not in left_out]
-        parameters = [*map(_parameter, names), _keyword("as_json", AsJson, False)]
+        names = [name for name in settings.model_fields if name not in left_out]
+        parameters = [_parameter(settings, name) for name in names]
+        parameters.append(_keyword("as_json", AsJson, False))
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {each.name: each.annotation for each in parameters}
         called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -41,21 +44,21 @@ def settings_options(
     return decorate
 
 
-def describe_option(name: str) -> str:
+def describe_option(name: str, settings: type[Settings] = RunSettings) -> str:
     """The help text of a setting, choices first."""
-    field = RunSettings.model_fields[name]
+    field = settings.model_fields[name]
     choices = _choices(field.annotation)
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}. " if choices else ""
     return f"{listed}{field.description or ''}"
 
 
-def _parameter(name: str) -> inspect.Parameter:
+def _parameter(settings: type[Settings], name: str) -> inspect.Parameter:
+    described = describe_option(name, settings)
     if name in _ARGUMENTS:
-        kind: Any = Annotated[str, typer.Argument(help=describe_option(name))]
+        kind: Any = Annotated[str, typer.Argument(help=described)]
         return _keyword(name, kind, inspect.Parameter.empty)
-    annotation = RunSettings.model_fields[name].annotation
-    flags = (f"--{name.replace('_', '-')}",) if bool in _plain(annotation) else ()
-    option = typer.Option(*flags, help=describe_option(name))
+    annotation = settings.model_fields[name].annotation
+    option = typer.Option(f"--{settings.option_name(name)}", help=described)
     if get_origin(annotation) is list:
         return _keyword(name, Annotated[list[str] | None, option], None)
     [plain] = {str if get_origin(kind) is Literal else kind for kind in _plain(annotation)}

@@ -88,20 +88,41 @@ class Share:
     gpus: float
 
     @classmethod
-    def of_cluster(cls, devices: str, workers: int | None) -> Share:
-        """One actor per GPU, or per two CPUs.
+    def of_cluster(
+        cls,
+        devices: str,
+        workers: int | None,
+        cpus: int | None = None,
+        gpus: float | None = None,
+    ) -> Share:
+        """One actor per GPU, or per two CPUs, of what Ray has now.
+
+        Args:
+            devices: auto, cpu or cuda.
+            workers: how many actors.
+            cpus: of each actor, whether Ray has them yet or not: an autoscaler brings them.
+            gpus: the same of GPUs, or a part of one.
 
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        if devices == "cuda" and not gpus:
-            raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
-        if devices != "cpu" and gpus:
-            count = workers or gpus
-            return cls("cuda", count, max(1.0, cpus // (2 * count)), min(1.0, gpus / count))
-        count = workers or max(1, cpus // 2)
-        if count > cpus:
-            raise UsageError(f"--workers {count}: Ray has {cpus} CPUs; use {cpus} or fewer")
-        return cls("cpu", count, float(cpus // count), 0.0)
+        gpus_now, cpus_now = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        if devices == "cpu" and gpus:
+            raise UsageError("--gpus-per-worker: there are none with --devices cpu")
+        if devices == "cpu" or not (gpus_now or gpus):
+            if devices == "cuda":
+                raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
+            return cls._of_cpus(cpus_now, workers, cpus)
+        count = workers or int(gpus_now // (gpus or 1))
+        if not count:
+            raise UsageError("--workers: how many? Ray has no GPU yet from which to tell")
+        threads = float(cpus or max(1, cpus_now // (2 * count)))
+        return cls("cuda", count, threads, gpus or min(1.0, gpus_now / count))
+
+    @classmethod
+    def _of_cpus(cls, there: int, workers: int | None, each: int | None) -> Share:
+        count = workers or max(1, there // (each or 2))
+        if each is None and count > there:
+            raise UsageError(f"--workers {count}: Ray has {there} CPUs; use {there} or fewer")
+        return cls("cpu", count, float(each or there // count), 0.0)

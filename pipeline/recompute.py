@@ -17,7 +17,7 @@ from typing import Any
 import pydantic
 import torch
 
-from model import CheckpointError, load_checkpoint
+from model import CheckpointError
 from pipeline.calibration import Calibration
 from pipeline.catalog import SceneRef, list_scenes
 from pipeline.errors import SceneError, UsageError
@@ -25,6 +25,7 @@ from pipeline.grid import Tile
 from pipeline.integrity import Recorded, scenes_to_verify
 from pipeline.objects import DOCUMENTS
 from pipeline.plan import Model, OutputOptions, SceneJob, code_version, open_job
+from pipeline.registry import load_registered
 from pipeline.settings import Precision
 from pipeline.storage import redact
 from pipeline.store import CALIBRATION, SceneStore, TileRecord
@@ -61,7 +62,7 @@ class Source:
             UsageError: it cannot be used.
         """
         try:
-            return Model.of(*load_checkpoint(self.model))
+            return Model.of(*load_registered(self.model))
         except CheckpointError as error:
             raise UsageError(f"--model: {error}") from error
 

@@ -1,9 +1,9 @@
-"""All options of a run in one class, shared by the command line, the environment and the flow."""
+"""A command's options in one class, shared by the command line, the environment and the flow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,18 +29,62 @@ Mask = Literal[
     "defective_band",
 ]
 Layout = Literal["sharded", "plain"]
+Protocol = Literal["wald", "cave", "chikusei", "pavia"]
+Degrading = Literal["bicubic", "mtf"]
 
 
-class RunSettings(BaseSettings):
+class Settings(BaseSettings):
+    """What the options of all commands share: where they come from, and how a bad one is said."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Settings from given options; those that are None or empty lists come from elsewhere.
+
+        Raises:
+            UsageError: one line that names the option.
+        """
+        given = {name: value for name, value in options.items() if value not in (None, [])}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = cls.option_name(str(first["loc"][0])) if first["loc"] else "options"
+            if first["type"] == "missing":
+                raise UsageError(f"{name}: this option is needed") from None
+            value = redact(repr(first["input"]))
+            raise UsageError(f"{name}: {first['msg']} (got {value})") from None
+
+    @classmethod
+    def option_name(cls, field: str) -> str:
+        """A setting's name on the command line, without dashes before it."""
+        known = cls.model_fields.get(field)
+        extra = known.json_schema_extra if known is not None else None
+        named = extra.get("option") if isinstance(extra, dict) else None
+        return str(named or field.replace("_", "-"))
+
+
+class RunSettings(Settings):
     """Options of `sr-archive run`; each may come from `SR_ARCHIVE_<NAME>` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="SR_ARCHIVE_", extra="forbid")
 
     source: str = Field(description="Folder, bucket prefix or single scene: a path or fsspec URL.")
     output: str = Field(description="Folder or bucket prefix for <scene_id>.zarr: a path or URL.")
-    model: str = Field("starter", description="Checkpoint (.safetensors or published .pth).")
+    model: str = Field(
+        "starter", description="Checkpoint (.safetensors or published .pth), or registry:FOLDER."
+    )
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs that each worker asks Ray for; default: its part of all."
+    )
+    gpus_per_worker: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="GPU, or part of one, that each worker asks Ray for, though it may be there "
+        "only later (autoscaling); default: its part of all.",
+    )
     devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
     precision: Precision = Field(
         "auto", description="bf16 where the processor has matrix units for it, else fp32."
@@ -95,22 +139,6 @@ class RunSettings(BaseSettings):
         description="How long a run that stopped without a word keeps its scenes from other runs.",
     )
     ray_address: str | None = Field(None, description="Join this Ray cluster; default: start one.")
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> RunSettings:
-        """Settings from given options; those that are None or empty lists come from elsewhere.
-
-        Raises:
-            UsageError: one line that names the option.
-        """
-        given = {name: value for name, value in options.items() if value not in (None, [])}
-        try:
-            return cls(**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "options"
-            value = redact(repr(first["input"]))
-            raise UsageError(f"{name.replace('_', '-')}: {first['msg']} (got {value})") from None
 
     @field_validator("outside")
     @classmethod

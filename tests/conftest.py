@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from infra.local_s3 import LocalS3
+from infra.prefect_local import LocalPrefect
+from infra.processes import free_port
 from pipeline.run_report import RunReport, SceneRow
 from pipeline.store import STATE
 from tests.archives import counts, publish, write_archive, write_model
@@ -42,6 +44,13 @@ def s3() -> Iterator[LocalS3]:
         for name, value in merged.items():
             if os.environ.get(name) != value:
                 patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+    """A Prefect server with a process worker and the deployment."""
+    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
         yield server
 
 

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,26 +17,27 @@ import pytest
 import xarray as xr
 import yaml
 
-from flows.listener import PROGRESS_KEY, PrefectListener
+from flows.listener import FINETUNE_PROGRESS_KEY, PROGRESS_KEY, PrefectListener
 from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, sr_archive, summary
+from flows.sr_finetune import CURVES_KEY, sr_finetune
+from flows.sr_finetune import SUMMARY_KEY as SUMMARY_KEY_OF_FINETUNING
 from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
-from infra.processes import StartError, free_port
+from infra.processes import StartError
 from infra.simulate import SceneSpec, simulate_archive
+from model import SSPSR, Card, SSPSRConfig, load_checkpoint, save_checkpoint
+from model.card import Architecture
 from pipeline import events
 from pipeline.errors import UsageError
+from pipeline.finetune.settings import FinetuneSettings
 from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 
+FINETUNE_DEPLOYMENT = "sr-finetune/default"
+TRAINING_SCENES = (SceneSpec("large_fields", "fields", 48, 64, "geotiff", 1),)
 SCENES = (
     SceneSpec("small_fields", "fields", 24, 16, "geotiff", 1),
     SceneSpec("small_coast", "coast", 24, 24, "zarr", 3, nodata_corner=True),
 )
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
-    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
-        yield server
 
 
 @pytest.fixture
@@ -48,10 +48,12 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-def deploy_run(prefect: LocalPrefect, *parameters: str) -> subprocess.CompletedProcess[str]:
+def deploy_run(
+    prefect: LocalPrefect, *parameters: str, deployment: str = DEPLOYMENT
+) -> subprocess.CompletedProcess[str]:
     """The command that the documents give to operators."""
     options = [part for parameter in parameters for part in ("-p", parameter)]
-    command = [sys.executable, "-m", "prefect", "deployment", "run", DEPLOYMENT, *options]
+    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment, *options]
     return subprocess.run(
         [*command, "--watch"],
         cwd=ROOT,
@@ -104,6 +106,35 @@ def test_a_deployed_run_publishes_and_leaves_artifacts(
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
+def test_a_deployed_fine_tuning_leaves_a_model_and_artifacts(
+    prefect: LocalPrefect, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    simulate_archive(archive, tmp_path / "truth", TRAINING_SCENES)
+    (archive / "broken.tif").write_bytes(b"II*\0 and nothing more")
+    parent, out = tmp_path / "parent.safetensors", tmp_path / "models"
+    net = SSPSR(SSPSRConfig(31, 4, features=32, blocks=1))
+    architecture = Architecture(**net.config.to_dict())
+    save_checkpoint(parent, net, Card(name="small", architecture=architecture))
+    given = {"source": archive, "out": out, "parent": parent, "name": "mine", "epochs": 4}
+    parameters = [f"{name}={value}" for name, value in given.items()]
+    done = deploy_run(prefect, *parameters, deployment=FINETUNE_DEPLOYMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    state = last_run(prefect)["state"]
+    assert state["type"] == "COMPLETED"
+    assert state["message"].startswith("mine, ") and "against bicubic" in state["message"]
+    assert load_checkpoint(out / "mine.safetensors")[1].name == "mine"
+    (picture,) = artifacts(prefect, CURVES_KEY)
+    assert picture["data"].startswith("data:image/svg+xml;base64,")
+    (progress,) = artifacts(prefect, FINETUNE_PROGRESS_KEY)
+    assert float(progress["data"]) == 100.0
+    (text,) = artifacts(prefect, SUMMARY_KEY_OF_FINETUNING)
+    assert "left out: broken" in text["data"] and "| bicubic |" in text["data"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
 def test_a_bad_option_fails_with_one_line(prefect: LocalPrefect, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     done = deploy_run(prefect, f"source={missing}", f"output={tmp_path / 'output'}")
@@ -115,13 +146,14 @@ def test_a_bad_option_fails_with_one_line(prefect: LocalPrefect, tmp_path: Path)
     assert not (tmp_path / "output").exists()
 
 
-def test_the_deployment_fits_the_flow() -> None:
-    (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert f"{sr_archive.name}/{deployment['name']}" == DEPLOYMENT
-    path, _, name = deployment["entrypoint"].partition(":")
-    assert (ROOT / path).is_file()
-    assert name == sr_archive.fn.__name__
-    assert set(deployment["parameters"]) <= set(sr_archive.parameters.properties)
+def test_the_deployments_fit_the_flows() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    for deployment, flow in zip(deployments, (sr_archive, sr_finetune), strict=True):
+        path, _, name = deployment["entrypoint"].partition(":")
+        assert (ROOT / path).is_file()
+        assert name == flow.fn.__name__
+        assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
+        assert f"{flow.name}/{deployment['name']}" in (DEPLOYMENT, FINETUNE_DEPLOYMENT)
 
 
 def test_every_setting_is_a_described_parameter() -> None:
@@ -129,6 +161,10 @@ def test_every_setting_is_a_described_parameter() -> None:
     assert set(RunSettings.model_fields) | {"fail_on_quarantine"} == set(parameters)
     assert all(parameter.get("description") for parameter in parameters.values())
     assert sr_archive.parameters.required == ["source", "output"]
+    parameters = sr_finetune.parameters.properties
+    assert set(FinetuneSettings.model_fields) == set(parameters)
+    assert all(parameter.get("description") for parameter in parameters.values())
+    assert sr_finetune.parameters.required == ["source", "out"]
 
 
 def test_absent_parameters_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

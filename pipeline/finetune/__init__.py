@@ -1,0 +1,1 @@
+"""Fine-tuning: scenes of an archive become a better model, and proof of it."""

@@ -169,7 +169,7 @@ def test_the_overview_leads_to_scenes_and_says_what_is_set_aside(page: Page, rep
     aside = page.find("aside").text
     assert "too-few-bands" in aside and "--include deep__rgb" in aside
     footprint = page.driver.find_element(By.CSS_SELECTOR, "#map a")
-    assert footprint.get_attribute("href") == f"{report}/scenes/tiff/index.html"
+    assert footprint.get_dom_attribute("href") == "scenes/tiff/index.html"
     dots = page.run(
         "return [...document.querySelectorAll('#map .dot')].map(dot => dot.getBBox().width)"
     )
@@ -204,10 +204,11 @@ def test_the_divider_moves_by_keys_and_by_pointer(scene: Page) -> None:
     assert abs(float(slider.get_attribute("value")) - 30) < 1
     assert scene.find("spectrum-status").text == ""  # no pixel was picked by that
     slider.send_keys(Keys.HOME)
-    result = scene.picture()
-    scene.choose("left", "high")
+    right = scene.picture()
+    scene.choose("left", "high")  # now both sides are the same image
     slider.send_keys(Keys.END)
-    assert scene.run("return srReport.view.divider") == 1 and len(result) > 0
+    assert scene.run("return srReport.view.divider") == 1
+    assert slider.get_attribute("aria-valuetext") == "100 % left image" and right != moved
 
 
 def test_zoom_and_pan_by_keys_wheel_and_buttons(scene: Page) -> None:
@@ -348,7 +349,7 @@ def test_pages_fit_and_are_accessible(
     if "scenes/" in place:
         page.find("canvas").send_keys(Keys.ENTER)
         page.until("return srReport.spectra.pins.length === 1")
-    assert page.run("return document.documentElement.scrollWidth") == size[0]
+    assert page.run("return document.documentElement.scrollWidth") <= size[0]
     if not AXE.exists():
         pytest.skip("no axe-core: npm ci --ignore-scripts in pipeline/report/web")
     assert page.serious_violations() == []

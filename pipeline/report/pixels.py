@@ -30,7 +30,6 @@ from pipeline.values import Values
 
 _ROWS = 16  # of the blocks of an operator
 
-
 Plane = NDArray[np.float64]
 
 

@@ -16,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from benchmarks.common import (
     SCALE_FACTOR,
     job_settings,
     make_net,
+    print_row,
     print_table,
     write_checkpoint,
     write_scene,
@@ -70,8 +72,19 @@ class Soak:
         return Sample(scenes, seconds, Processes.median([each.held for each in near]))
 
 
-def soak(folder: Path, scenes: int, size: int = 24, bands: int = 8, every: float = 1.0) -> Soak:
-    """Run the job on that many scenes and look at its processes every so many seconds."""
+def soak(
+    folder: Path,
+    scenes: int,
+    size: int = 24,
+    bands: int = 8,
+    *,
+    every: float = 1.0,
+    looked: Callable[[Soak], None] = lambda found: None,
+) -> Soak:
+    """Run the job on that many scenes and look at its processes every so many seconds.
+
+    `looked` is called with what is known so far, after each look.
+    """
     write_archive(folder / "scenes", scenes, size, bands)
     write_checkpoint(make_net(bands, features=16, blocks=1), folder / "net.safetensors")
     context = multiprocessing.get_context("spawn")
@@ -86,6 +99,7 @@ def soak(folder: Path, scenes: int, size: int = 24, bands: int = 8, every: float
                 found.samples.append(
                     Sample(done.value, time.perf_counter(), Processes.of(driver.pid))
                 )
+                looked(found)
         driver.join(every)
     found.planned, found.last_scene, found.ended, found.published = ours.recv()
     return found
@@ -150,21 +164,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="rows of the table")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
-    found = soak(folder, given.scenes, given.size, given.bands)
-    shutil.rmtree(folder)
-    steps = [found.at(given.scenes * step // given.rows) for step in range(1, given.rows + 1)]
-    begun = found.samples[0].seconds
     print_table(
-        f"{found.published} of {given.scenes} scenes of {given.bands} x {given.size} x "
-        f"{given.size} published; planned after {found.planned:.1f} s, the last scene after "
-        f"{found.last_scene:.1f} s, the end with the catalogue after {found.ended:.1f} s",
+        f"{given.scenes} scenes of {given.bands} x {given.size} x {given.size}",
         ["scenes", "s", *(f"{name} {what}" for name in Processes.NAMES for what in _WHAT)],
-        [
-            [each.scenes, each.seconds - begun, *(v for part in each.held.parts for v in part.row)]
-            for each in steps
-        ],
+        [],
     )
-    first, last = found.at(given.scenes // _WARM), steps[-1]
+    steps = deque(given.scenes * step // given.rows for step in range(1, given.rows))
+
+    def looked(found: Soak) -> None:
+        if steps and found.samples[-1].scenes >= steps[0]:
+            print_row(row(found, steps.popleft()))
+
+    found = soak(folder, given.scenes, given.size, given.bands, looked=looked)
+    shutil.rmtree(folder)
+    print_row(row(found, given.scenes))
+    print(
+        f"\n{found.published} published; planned after {found.planned:.1f} s, the last scene after "
+        f"{found.last_scene:.1f} s, the end with the catalogue after {found.ended:.1f} s"
+    )
+    first, last = found.at(given.scenes // _WARM), found.at(given.scenes)
     print_table(
         f"growth from {first.scenes} scenes to {last.scenes}",
         ["", *_WHAT, "bytes per scene"],
@@ -173,6 +191,12 @@ def main() -> None:
             for name, grown in zip(Processes.NAMES, last.held.growth(first.held), strict=True)
         ],
     )
+
+
+def row(found: Soak, scenes: int) -> list[object]:
+    at = found.at(scenes)
+    seconds = at.seconds - found.samples[0].seconds
+    return [scenes, seconds, *(value for part in at.held.parts for value in part.row)]
 
 
 if __name__ == "__main__":

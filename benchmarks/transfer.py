@@ -78,6 +78,8 @@ def main() -> None:
             if step in given.steps:
                 row += figures(trainer.average, held_out)
                 print(start, step, *row[-2:], flush=True)
+            if step == last:
+                break
             high = next(batches)
             low, _ = make_pair(high, scale=scale)
             trainer.step(low, high, None, step / last)

@@ -36,6 +36,8 @@ def sr_archive(
     model: str | None = None,
     tile: int | None = None,
     workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     devices: Literal["auto", "cpu", "cuda"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     attention: Literal["scene", "global"] | None = None,
@@ -69,6 +71,9 @@ def sr_archive(
         model: Checkpoint (.safetensors or published .pth).
         tile: LR pixels along a tile's side.
         workers: Ray actors; default: one per GPU.
+        cpus_per_worker: CPUs that each worker asks Ray for; default: its part of all.
+        gpus_per_worker: GPU, or part of one, that each worker asks Ray for, though it may be there
+            only later (autoscaling); default: its part of all.
         devices: Where tiles run.
         precision: bf16 where the processor has matrix units for it, else fp32.
         attention: Pooling of channel attention: frozen per scene, or per tile.

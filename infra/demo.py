@@ -30,6 +30,7 @@ from infra.processes import StartError, interrupt_on_terminate
 from infra.simulate import simulate_archive
 from pipeline.catalog import SceneRef, list_scenes
 from pipeline.errors import SceneError, UsageError
+from pipeline.report.site import make_report
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "demo"
@@ -135,12 +136,14 @@ def _report(filesystem: Any, server: LocalS3, archive: Archive, status: int, say
     say("reading the results from S3 with xarray.open_zarr")
     picture = FOLDER / "before_after.png"
     _compare_all(server, archive, published, picture)
-    copies = [_keep(filesystem, server, scene) for scene in published]
+    copies = _keep(filesystem, server, published)
+    page = _make_pages(say)
     say(f"picture: {picture.relative_to(ROOT)}")
     say("the published stores, copied from S3; open one with:")
     print("    import xarray")
     for copy in copies:
         print(f'    xarray.open_zarr("{copy.relative_to(ROOT)}")')
+    say(f"the report; open it in a browser: {page}")
     return 0
 
 
@@ -186,13 +189,22 @@ def _is_published(filesystem: Any, server: LocalS3, scene: SceneRef) -> bool:
     return bool(filesystem.isfile(f"{_address(server, scene)}/zarr.json"))
 
 
-def _keep(filesystem: Any, server: LocalS3, scene: SceneRef) -> Path:
-    """Copy a published store out of the S3 server, which ends with the demo."""
-    copy = FOLDER / "output" / f"{scene.scene_id}.zarr"
-    copy.parent.mkdir(exist_ok=True)
-    filesystem.get(f"{_address(server, scene)}/", str(copy), recursive=True)
-    xr.open_zarr(copy).close()
-    return copy
+def _keep(filesystem: Any, server: LocalS3, published: list[SceneRef]) -> list[Path]:
+    """Copy the output out of the S3 server, which ends with the demo; returns the stores."""
+    output = FOLDER / "output"
+    filesystem.get(f"{server.url('superres')}/", str(output), recursive=True)
+    copies = [output / f"{scene.scene_id}.zarr" for scene in published]
+    for copy in copies:
+        xr.open_zarr(copy).close()
+    return copies
+
+
+def _make_pages(say: Progress) -> Path:
+    """The report of the copied output; the server must still have the sources."""
+    report = make_report(str(FOLDER / "output"))
+    for note in report.notes:
+        say(f"note: {note}")
+    return Path(report.index)
 
 
 def _arguments() -> argparse.Namespace:

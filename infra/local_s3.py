@@ -32,6 +32,7 @@ import botocore.session  # type: ignore[import-untyped]
 from infra.processes import (
     StartError,
     interrupt_on_terminate,
+    kill,
     port_is_free,
     start,
     stop,
@@ -66,6 +67,7 @@ class LocalS3:
         self._timeout = timeout
         self._access_key = secrets.token_hex(10).upper()
         self._secret_key = secrets.token_urlsafe(30)
+        self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LocalS3:
@@ -82,16 +84,18 @@ class LocalS3:
     def start(self) -> LocalS3:
         """Start the server and wait until it answers a signed request.
 
+        One that ended is started again at the same address, with what it had stored.
+
         Raises:
             StartError: the program is missing, or did not get ready; its log is kept.
         """
         program = _find_program()
         folder = self._folder()
         log = folder / "weed.log"
-        ports = _free_ports()
-        self.endpoint = f"http://127.0.0.1:{ports['s3']}"
+        self._ports = self._ports or _free_ports()
+        self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
         _write_private(folder / "s3.json", self._identities())
-        command = _command(program, folder, ports)
+        command = _command(program, folder, self._ports)
         self._process = start(command, log, _server_environment(folder), folder)
         try:
             wait_until(self._answers, self._process, self._timeout, "the local S3 server", log)
@@ -109,6 +113,12 @@ class LocalS3:
         if self._temporary is not None and not keep:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary = None
+
+    def kill(self) -> None:
+        """End the server at once, as a machine that fails; `start` brings it back."""
+        if self._process is not None:
+            kill(self._process)
+            self._process = None
 
     @property
     def alive(self) -> bool:
@@ -143,6 +153,8 @@ class LocalS3:
 
     def _folder(self) -> Path:
         if self._directory is None:
+            if self._temporary is not None:
+                return self._temporary
             self._temporary = Path(tempfile.mkdtemp(prefix="sr-archive-s3-"))
             return self._temporary
         self._directory.mkdir(parents=True, exist_ok=True)

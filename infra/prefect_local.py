@@ -85,6 +85,19 @@ class LocalPrefect:
         for name in reversed(list(self._processes)):
             stop(self._processes.pop(name), PATIENCE[name])
 
+    def pid(self, name: str) -> int:
+        """The process id of the `server` or the `worker`."""
+        return self._processes[name].pid
+
+    def restart(self, name: str) -> None:
+        """Start the `server` or the `worker` again, after it has ended.
+
+        Raises:
+            StartError: it did not start.
+        """
+        self._processes.pop(name).wait()
+        self._start_server() if name == "server" else self._start_worker()
+
     def ended(self) -> str | None:
         """The name of a part that ended by itself, or None."""
         for name, process in self._processes.items():

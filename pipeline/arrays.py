@@ -17,11 +17,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.grid import Window
 from pipeline.settings import Layout
+from pipeline.shard import ShardEncoder
 from pipeline.storage import is_local, join, open_filesystem
 
 VARIABLE = "reflectance"
@@ -102,18 +104,20 @@ class OutputArray:
     """One array of a scene, open for whole-shard writes; bands first where it has bands."""
 
     def __init__(self, scene_url: str, name: str) -> None:
-        self._store = _RecordingStore(_zarr_store(join(scene_url, name)), name)
+        self._name, self._plain = name, _zarr_store(join(scene_url, name))
+        self._store = _RecordingStore(self._plain, name)
         opened = zarr.open_array(self._store, mode="r+")
         # A tile of nothing but fill still leaves its shard: the ledger counts on it.
         self._array = opened.with_config({"write_empty_chunks": True})
         self.shard = self._array.shards or self._array.chunks
+        self._encoder = ShardEncoder.of(opened)
 
     def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
         """Write `(..., rows, cols)` at a window of the array's pixels.
 
         Raises:
-            ValueError: the window is not made of whole shards, which would lose data silently
-                where two writers meet.
+            ValueError: the block has another shape, or the window is not made of whole shards,
+                which would lose data silently where two writers meet.
         """
         rows, columns = window.slices
         for piece, side, size in zip(
@@ -121,8 +125,17 @@ class OutputArray:
         ):
             if piece.start % side or (piece.stop % side and piece.stop != size):
                 raise ValueError(f"window {window} is not aligned to shards of {self.shard}")
+        if block.shape != (*self._array.shape[:-2], *window.shape):
+            raise ValueError(f"a block of {block.shape} at {window} of {self._array.shape}")
+        keys = self._keys(window)
+        if self._encoder is not None and len(keys) == 1:
+            return (self._put(keys[0], self._encoder.encode(block)),)
         self._array[..., rows, columns] = block
-        return tuple(self._store.written.pop(key) for key in sorted(self._keys(window)))
+        return tuple(self._store.written.pop(key) for key in sorted(keys))
+
+    def _put(self, key: str, data: bytes) -> WrittenObject:
+        sync(self._plain.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+        return WrittenObject.of(f"{self._name}/{key}", data)
 
     def _keys(self, window: Window) -> list[str]:
         ahead = zip(self._array.shape[:-2], self.shard[:-2], strict=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_evaluate, cli_finetune, cli_integrity
+from pipeline import cli_evaluate, cli_finetune, cli_integrity, cli_report
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.console import INTERRUPTED, USAGE, Output
 from pipeline.console import err as _err
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(cli_integrity.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_finetune.app)
+app.add_typer(cli_report.app)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix or scene: a path or URL.")]
 Include = Annotated[list[str] | None, typer.Option(help=describe_option("include"))]
@@ -92,6 +93,8 @@ def _percent(part: float | None) -> str:
 @settings_options(
     RunSettings,
     "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
     "devices",
     "max_inconsistency",
     "max_attempts",

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.values import Values
 
+_AT_ONCE = 1 << 16  # values: with what is made of them they stay in a core's cache
+
 
 @dataclass(frozen=True)
 class ValueRange:
@@ -102,15 +104,20 @@ class ValueEncoding:
             floats = physical.astype(dtype)
             return floats, ValueRange.over(_valid_range(plane) for plane in floats)
         stored = np.empty(physical.shape, dtype)
+        some = max(1, _AT_ONCE // max(1, physical[0].size))
         # float32 holds every count of a 16-bit type as exactly as it holds the physical value.
-        work = np.empty(physical.shape[1:], np.float32 if dtype.itemsize <= 2 else np.float64)
-        counts = ValueRange.over(  # band by band: one fits the cache
-            self._encode_plane(plane, into, work)
-            for plane, into in zip(physical, stored, strict=True)
+        kind = np.float32 if dtype.itemsize <= 2 else np.float64
+        work = np.empty((min(some, len(physical)), *physical.shape[1:]), kind)
+        counts = ValueRange.over(  # some bands at a time: they fit the cache
+            self._encode_some(part, into, work[: len(part)])
+            for part, into in (
+                (physical[first : first + some], stored[first : first + some])
+                for first in range(0, len(physical), some)
+            )
         )
         return stored, self._decoded(counts)
 
-    def _encode_plane(
+    def _encode_some(
         self, physical: NDArray[np.float32], encoded: NDArray[Any], work: NDArray[Any]
     ) -> ValueRange:
         """Fill `encoded`; the result counts its valid part. `work` is space of the same shape."""

@@ -167,7 +167,10 @@ class Run:
         with ray_session(self._settings.ray_address), self._leases:
             if self._leases.note:
                 self.report.notes.append(self._leases.note)
-            share = Share.of_cluster(self._settings.devices, self._settings.workers)
+            asked = self._settings
+            share = Share.of_cluster(
+                asked.devices, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker
+            )
             pool = ActorPool(self._model.data, share, self._settings.precision)
             self._dispatcher = Dispatcher(pool, handlers, self._settings.max_attempts, self._admit)
             for scene in self._plan.work:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,20 +88,68 @@ class Share:
     gpus: float
 
     @classmethod
-    def of_cluster(cls, devices: str, workers: int | None) -> Share:
-        """One actor per GPU, or per two CPUs.
+    def of_cluster(
+        cls,
+        devices: str,
+        workers: int | None,
+        cpus: int | None = None,
+        gpus: float | None = None,
+    ) -> Share:
+        """One actor per GPU, or per two CPUs, of what Ray has now.
+
+        Args:
+            devices: auto, cpu or cuda.
+            workers: how many actors.
+            cpus: of each actor, whether Ray has them yet or not: an autoscaler brings them.
+            gpus: the same of GPUs, or a part of one.
 
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        if devices == "cuda" and not gpus:
-            raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
-        if devices != "cpu" and gpus:
-            count = workers or gpus
-            return cls("cuda", count, max(1.0, cpus // (2 * count)), min(1.0, gpus / count))
-        count = workers or max(1, cpus // 2)
-        if count > cpus:
-            raise UsageError(f"--workers {count}: Ray has {cpus} CPUs; use {cpus} or fewer")
-        return cls("cpu", count, float(cpus // count), 0.0)
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in known if node["Alive"]]
+        return cls.of_nodes(nodes, devices, workers, cpus, gpus)
+
+    @classmethod
+    def of_nodes(
+        cls,
+        nodes: Sequence[Mapping[str, float]],
+        devices: str,
+        workers: int | None,
+        cpus: int | None = None,
+        gpus: float | None = None,
+    ) -> Share:
+        """The same from each node's resources.
+
+        A share that was not asked for is no larger than the node it is for: an actor that fits on
+        no node would be waited for without end.
+        """
+        gpus_now = int(sum(node.get("GPU", 0) for node in nodes))
+        if devices == "cpu" and gpus:
+            raise UsageError("--gpus-per-worker: there are none with --devices cpu")
+        if devices == "cpu" or not (gpus_now or gpus):
+            if devices == "cuda":
+                raise UsageError("--devices cuda: Ray sees no GPU; use --devices auto or cpu")
+            return cls._of_cpus(nodes, workers, cpus)
+        count = workers or int(gpus_now // (gpus or 1))
+        if not count:
+            raise UsageError("--workers: how many? Ray has no GPU yet from which to tell")
+        each = gpus or min(1.0, gpus_now / count)
+        beside = [node.get("CPU", 0) * each / node["GPU"] for node in nodes if node.get("GPU")]
+        threads = cpus or max(1, int(min([_cpus(nodes) / (2 * count), *beside])))
+        return cls("cuda", count, float(threads), each)
+
+    @classmethod
+    def _of_cpus(
+        cls, nodes: Sequence[Mapping[str, float]], workers: int | None, each: int | None
+    ) -> Share:
+        there = _cpus(nodes)
+        count = workers or max(1, there // (each or 2))
+        if each is None and count > there:
+            raise UsageError(f"--workers {count}: Ray has {there} CPUs; use {there} or fewer")
+        largest = max([1, *(int(node.get("CPU", 0)) for node in nodes)])
+        return cls("cpu", count, float(each or min(there // count, largest)), 0.0)
+
+
+def _cpus(nodes: Sequence[Mapping[str, float]]) -> int:
+    return max(1, int(sum(node.get("CPU", 0) for node in nodes)))

@@ -118,20 +118,29 @@ def recorded_job(
             f"made with the weights {str(made.get('weights_sha256'))[:12]} of {made.get('model')}, "
             f"--model has {model.digest[:12]}: give the checkpoint of the run"
         )
-    ref = _source_of(store.scene_id, made, source)
+    ref = recorded_source(store.scene_id, made, source.source)
     job, _ = open_job(ref, store.output, model, options, str(made.get("fingerprint", "")))
     return job
 
 
-def _source_of(scene_id: str, made: Mapping[str, Any], source: Source) -> SceneRef:
-    """The scene's source, still in the version that was read."""
+def recorded_source(scene_id: str, made: Mapping[str, Any], source: str | None) -> SceneRef:
+    """The source of a published scene, still in the version that was read.
+
+    Args:
+        scene_id: of the published scene.
+        made: its root attribute `sr_archive`.
+        source: SOURCE of the run; None takes the recorded address.
+
+    Raises:
+        SceneError: `unreadable` or `source-changed`.
+    """
     uri, version = str(made.get("source", "")), str(made.get("source_version", ""))
-    if source.source is None and version.startswith(_STATED):
+    if source is None and version.startswith(_STATED):
         raise SceneError(
             "source-changed", "a STAC item stated its version: give the run's SOURCE as --source"
         )
     try:
-        listed = list_scenes(source.source, [scene_id]) if source.source else list_scenes(uri)
+        listed = list_scenes(source, [scene_id]) if source else list_scenes(uri)
     except UsageError as error:
         raise SceneError("unreadable", f"its source: {error}") from error
     found = listed.scenes

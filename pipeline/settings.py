@@ -75,6 +75,16 @@ class RunSettings(Settings):
     )
     tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
     workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs that each worker asks Ray for; default: its part of all."
+    )
+    gpus_per_worker: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="GPU, or part of one, that each worker asks Ray for, though it may be there "
+        "only later (autoscaling); default: its part of all.",
+    )
     devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
     precision: Precision = Field(
         "auto", description="bf16 where the processor has matrix units for it, else fp32."

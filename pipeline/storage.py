@@ -150,11 +150,11 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-def write_atomic(filesystem: Any, path: str, data: bytes) -> None:
+def write_atomic(filesystem: Any, path: str, data: bytes, *, durable: bool = True) -> None:
     """Write one whole object; a reader sees the old bytes or the new ones, never a part.
 
     Object stores do so by themselves; on a local disk the bytes go to a neighbour, are flushed
-    to the disk and renamed.
+    to the disk and renamed. `durable=False` does not flush: for what can be made again.
     """
     if not is_local(filesystem):
         filesystem.pipe_file(path, data)
@@ -165,8 +165,9 @@ def write_atomic(filesystem: Any, path: str, data: bytes) -> None:
     with removed_on_failure(neighbour):
         with neighbour.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         neighbour.replace(target)
 
 

@@ -234,7 +234,8 @@ class SceneStore:
             return
         for path in (*self._find(self.path), *self._find(self._state)):
             if is_leftover(path):
-                self._fs.rm_file(path)
+                with suppress(FileNotFoundError):  # a writer that lives after all has renamed it
+                    self._fs.rm_file(path)
 
     def _group_documents(
         self, groups: Mapping[str, Any], attributes: Mapping[str, Any]

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from model import save_checkpoint
+from model import load_checkpoint, save_checkpoint
 from pipeline import RunSettings
+from pipeline.calibration import Calibration
+from pipeline.integrity import scenes_to_verify
 from pipeline.job import run
+from pipeline.plan import Model, make_plan
+from pipeline.provenance import RunFacts, provenance
+from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport
+from pipeline.stac.publication import bring_up_to_date
+from pipeline.store import SceneStore
+from pipeline.worker import Worker
 from tests.scenes import write_envi, write_geotiff, write_zarr
 from tests.test_model import make_card, make_net
 
@@ -60,6 +68,33 @@ def run_job(source: Path | str, output: Path | str, model: Path, **options: obje
         source=str(source), output=str(output), model=str(model), **{"tile": 16, **options}
     )
     return run(settings)
+
+
+def publish(source: str, output: str, model: Path, **options: object) -> None:
+    """What a run does, in this process and without Ray."""
+    given = {"source": source, "output": output, "model": str(model), "precision": "fp32"}
+    settings = RunSettings(**{**given, "tile": 16, **options})  # type: ignore[arg-type]
+    loaded = Model.of(*load_checkpoint(settings.model))
+    worker = Worker(loaded.data, "cpu", 1, settings.precision)
+    plan = make_plan(settings, loaded)
+    for scene in plan.scenes:
+        if scene.status == "quarantined":
+            facts = {"code": scene.code, "message": scene.note, "source": scene.uri}
+            SceneStore(output, scene.scene_id).quarantine(facts)
+    for scene in plan.work:
+        assert scene.job is not None
+        worker.prepare(scene.job)
+        for tile in scene.job.grid:
+            worker.process(scene.job, tile)
+        store = scene.job.store()
+        records, constants = store.ledger(), store.calibration()
+        assert constants is not None
+        calibration = Calibration.from_bytes(constants)
+        run = RunFacts("run", "2026-01-01T00:00:00Z", ("cpu",), ("fp32",))
+        figures = scene_figures(records, calibration, scene.job.grid.scale)
+        facts = provenance(scene.job, loaded, run, calibration, figures, tiles_kept=0)
+        store.publish(facts, records)
+    bring_up_to_date(output, scenes_to_verify(output))
 
 
 def command(*arguments: object) -> list[str]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from infra.local_s3 import LocalS3
+from infra.prefect_local import LocalPrefect
+from infra.processes import free_port
+from pipeline.run_report import RunReport, SceneRow
+from pipeline.store import STATE
+from tests.archives import counts, publish, write_archive, write_model
+from tests.scenes import write_geotiff
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -40,6 +48,13 @@ def s3() -> Iterator[LocalS3]:
 
 
 @pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+    """A Prefect server with a process worker and the deployment."""
+    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real scenes, which are not part of the repository."""
     return _optional("SR_ARCHIVE_TEST_DATA", "data", "real scenes")
@@ -55,4 +70,20 @@ def _optional(variable: str, name: str, what: str) -> Path:
     folder = Path(os.environ.get(variable) or SHARED / name)
     if not folder.is_dir():
         pytest.skip(f"no {what}: ../shared/{name} is absent and {variable} names no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `source` and the `output` made of it; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("output")
+    write_archive(folder / "source")
+    (folder / "source" / "deep").mkdir()
+    write_geotiff(folder / "source" / "deep" / "rgb.tif", counts(20, 20, bands=3), tags=False)
+    publish(str(folder / "source"), str(folder / "output"), write_model(folder))
+    rows = [SceneRow(name, "published") for name in ("envi", "store", "tiff")]
+    rows.append(SceneRow("deep__rgb", "quarantined"))
+    record = asdict(RunReport("20260101T000000Z-abc123", "2026-01-01T00:00:00+00:00", rows, 1.5))
+    (folder / "output" / STATE / "runs").mkdir()
+    (folder / "output" / STATE / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
     return folder

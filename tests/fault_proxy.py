@@ -78,6 +78,7 @@ class FaultProxy:
         self.endpoint = ""
         self.done: Counter[str] = Counter()  # faults by kind
         self.requests = 0
+        self.log: list[tuple[str, str, bytes]] = []  # method, path with query, a POST's body
         self._upstream = upstream
         self._seed = seed
         self._plan: tuple[Fault, ...] = ()
@@ -99,7 +100,7 @@ class FaultProxy:
 
     def disturb(self, *plan: Fault) -> None:
         """From now on follow this plan; the first fault whose draw hits is taken."""
-        self._seen, self.done, self.requests = Counter(), Counter(), 0
+        self._seen, self.done, self.requests, self.log = Counter(), Counter(), 0, []
         self._plan = plan
 
     def heal(self) -> None:
@@ -138,6 +139,8 @@ class FaultProxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
+        body = await request.read() if request.method == "POST" else b""
+        self.log.append((request.method, request.raw_path, body))
         key = urllib.parse.unquote(request.raw_path).lstrip("/")
         fault = self._draw(request.method, key, self._plan)
         kind = fault.kind if fault else None

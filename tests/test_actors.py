@@ -159,6 +159,33 @@ def test_shares_divide_the_machine() -> None:
     assert Share.of_cluster("cpu", int(cpus)).cpus == 1.0
 
 
+def test_shares_of_what_an_autoscaler_will_bring() -> None:
+    """Ray here has no GPU and few CPUs; what is asked for by name is asked for all the same."""
+    assert Share.of_cluster("cuda", 50, 4, 0.5) == Share("cuda", 50, 4.0, 0.5)
+    assert Share.of_cluster("auto", 50, None, 1.0).device == "cuda"
+    assert Share.of_cluster("auto", 50, 2) == Share("cpu", 50, 2.0, 0.0)
+    with pytest.raises(UsageError, match="--workers: how many"):
+        Share.of_cluster("cuda", None, 4, 1.0)
+    with pytest.raises(UsageError, match="--gpus-per-worker: there are none"):
+        Share.of_cluster("cpu", 1, None, 1.0)
+    with pytest.raises(UsageError, match="Ray sees no GPU"):
+        Share.of_cluster("cuda", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share"),
+    [
+        ([{"CPU": 16.0}], Share("cpu", 8, 2.0, 0.0)),
+        ([{}, {"CPU": 2.0}, {"CPU": 1.0}], Share("cpu", 1, 2.0, 0.0)),
+        ([{"CPU": 1.0}] * 4, Share("cpu", 2, 1.0, 0.0)),
+        ([{"CPU": 16.0, "GPU": 2.0}], Share("cuda", 2, 4.0, 1.0)),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], Share("cuda", 1, 8.0, 1.0)),
+    ],
+)
+def test_a_share_fits_on_a_node(nodes: list[dict[str, float]], share: Share) -> None:
+    assert Share.of_nodes(nodes, "auto", None) == share
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_an_unreachable_cluster_is_one_line_within_seconds(address: str) -> None:
     from pipeline.ray_session import _check_reachable

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,7 @@ from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, sr_archive, summary
 from flows.sr_finetune import CURVES_KEY, sr_finetune
 from flows.sr_finetune import SUMMARY_KEY as SUMMARY_KEY_OF_FINETUNING
 from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
-from infra.processes import StartError, free_port
+from infra.processes import StartError
 from infra.simulate import SceneSpec, simulate_archive
 from model import SSPSR, Card, SSPSRConfig, load_checkpoint, save_checkpoint
 from model.card import Architecture
@@ -39,12 +38,6 @@ SCENES = (
     SceneSpec("small_fields", "fields", 24, 16, "geotiff", 1),
     SceneSpec("small_coast", "coast", 24, 24, "zarr", 3, nodata_corner=True),
 )
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
-    with LocalPrefect(tmp_path_factory.mktemp("prefect"), free_port()) as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d
 
 from pipeline.grid import TileGrid
 from pipeline.overviews import coarser, halve, overview_factors
@@ -55,3 +58,16 @@ def test_levels_stop_where_they_are_small() -> None:
     assert overview_factors(TileGrid(256, 256, 64, 4)) == (2, 4)
     assert overview_factors(TileGrid(32, 32, 64, 4)) == ()
     assert overview_factors(TileGrid(1000, 1000, 25, 3)) == ()
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 9, 8), (70, 32, 64)])
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+def test_pixels_are_added_in_one_order(shape: tuple[int, int, int], gaps: float) -> None:
+    """Another order would round another way, and a level would not have the bytes it had."""
+    random = np.random.default_rng(0)
+    values = random.random(shape, dtype=np.float32)
+    values[:2][random.random(values[:2].shape) < gaps] = np.nan
+    x = torch.from_numpy(values)
+    share = avg_pool2d((~x.isnan()).float(), 2, ceil_mode=True)
+    expected = avg_pool2d(x.nan_to_num(0.0), 2, ceil_mode=True) / share
+    assert np.array_equal(halve(values), expected.numpy(), equal_nan=True)

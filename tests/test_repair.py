@@ -20,24 +20,16 @@ import zarr
 from typer.testing import CliRunner, Result
 
 from infra.local_s3 import LocalS3
-from model import load_checkpoint
 from pipeline import cli
 from pipeline.arrays import WrittenObject
-from pipeline.calibration import Calibration
 from pipeline.copies import Copies
 from pipeline.errors import SceneError
 from pipeline.integrity import Fault, scenes_to_verify, verify_scene
-from pipeline.plan import Model, make_plan
-from pipeline.provenance import RunFacts, provenance
-from pipeline.quality import scene_figures
 from pipeline.recompute import recorded_options
-from pipeline.settings import RunSettings
 from pipeline.stac.check import verify_catalogue
-from pipeline.stac.publication import bring_up_to_date
 from pipeline.storage import join
 from pipeline.store import SceneStore, ledger_bytes
-from pipeline.worker import Worker
-from tests.archives import NODATA, SCALE_FACTOR, counts, write_model
+from tests.archives import NODATA, SCALE_FACTOR, counts, publish, write_model
 from tests.scenes import write_geotiff
 
 SCENE = "one"
@@ -55,28 +47,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     holed[:, :9, :14] = NODATA
     folder = tmp_path_factory.mktemp("source")
     return Path(write_geotiff(folder / f"{SCENE}.tif", holed, scale=SCALE_FACTOR, nodata=NODATA))
-
-
-def publish(source: str, output: str, model: Path, **options: object) -> None:
-    """What a run does, in this process and without Ray."""
-    given = {"source": source, "output": output, "model": str(model), "precision": "fp32"}
-    settings = RunSettings(**{**given, "tile": 16, **options})  # type: ignore[arg-type]
-    loaded = Model.of(*load_checkpoint(settings.model))
-    worker = Worker(loaded.data, "cpu", 1, settings.precision)
-    for scene in make_plan(settings, loaded).work:
-        assert scene.job is not None
-        worker.prepare(scene.job)
-        for tile in scene.job.grid:
-            worker.process(scene.job, tile)
-        store = scene.job.store()
-        records, constants = store.ledger(), store.calibration()
-        assert constants is not None
-        calibration = Calibration.from_bytes(constants)
-        run = RunFacts("run", "2026-01-01T00:00:00Z", ("cpu",), ("fp32",))
-        figures = scene_figures(records, calibration, scene.job.grid.scale)
-        facts = provenance(scene.job, loaded, run, calibration, figures, tiles_kept=0)
-        store.publish(facts, records)
-    bring_up_to_date(output, scenes_to_verify(output))
 
 
 @pytest.fixture(scope="module", params=["sharded", "plain"])

@@ -17,7 +17,7 @@ from pipeline.quicklook import draw_quicklook
 from pipeline.stac.catalogue import FOLDER, CatalogueReport, catalogued, update_catalogue
 from pipeline.stac.facts import facts_of_published
 from pipeline.stac.item import Item, scene_item
-from pipeline.storage import describe, join, open_filesystem, write_atomic
+from pipeline.storage import describe, join, open_filesystem, read_if_present, write_atomic
 from pipeline.store import SceneStore, is_safe_id
 
 
@@ -25,6 +25,11 @@ def save_quicklook(output: str, scene_id: str) -> None:
     """Draw a published scene into `stac/quicklooks`."""
     picture = draw_quicklook(SceneStore(output, scene_id).url)
     write_atomic(*_quicklook(output, scene_id), picture)
+
+
+def stored_quicklook(output: str, scene_id: str) -> bytes | None:
+    """The PNG that `save_quicklook` drew, or None where there is none."""
+    return read_if_present(*_quicklook(output, scene_id))
 
 
 def bring_up_to_date(

@@ -1,0 +1,120 @@
+"""How many requests the product sends to an S3 store per scene and per tile, by kind.
+
+    python -m benchmarks.requests
+
+Every request of this process is counted where it leaves (aiobotocore), on a real SeaweedFS, while a
+plan, a worker and a store do what a run does, without Ray. Scenes of 4 and of 16 tiles tell the
+part of a tile from that of its scene.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from aiobotocore.httpsession import AIOHTTPSession
+
+from benchmarks.common import make_net, print_table, write_checkpoint, write_scene
+from infra.local_s3 import LocalS3
+from pipeline.job import load_model
+from pipeline.lease import Leases
+from pipeline.plan import Model, SceneJob, make_plan
+from pipeline.settings import RunSettings
+from pipeline.worker import Worker
+
+_TILE = 16
+_KINDS = ("GET", "HEAD", "LIST", "PUT", "DELETE")
+
+
+def _kind(request: Any) -> str:
+    query = urlsplit(request.url).query
+    if "list-type=2" in query:
+        return "LIST"
+    return "DELETE" if request.method == "POST" and "delete" in query else str(request.method)
+
+
+@contextmanager
+def _counted() -> Iterator[Counter[str]]:
+    """The requests that are sent inside, by kind."""
+    counts: Counter[str] = Counter()
+    send = AIOHTTPSession.send
+
+    async def counting(self: Any, request: Any) -> Any:
+        counts[_kind(request)] += 1
+        return await send(self, request)
+
+    AIOHTTPSession.send = counting
+    try:
+        yield counts
+    finally:
+        AIOHTTPSession.send = send
+
+
+def _settings(server: LocalS3, side: int, model: Path) -> RunSettings:
+    paths = {"source": server.url(f"in{side}"), "output": server.url(f"out{side}")}
+    return RunSettings.from_options(
+        {**paths, "model": str(model), "tile": _TILE, "precision": "fp32"}
+    )
+
+
+def _steps(settings: RunSettings, model: Model) -> dict[str, Counter[str]]:
+    """The requests of each step of one scene's way through a run."""
+    counts: dict[str, Counter[str]] = {}
+    with _counted() as counts["plan, new"]:
+        [scene] = make_plan(settings, model).work
+    job = scene.job
+    assert job is not None
+    worker = Worker(model.data, "cpu", 1, "fp32")
+    with _counted() as counts["prepare"]:
+        worker.prepare(job)
+    with _counted() as counts["tiles"]:
+        for tile in job.grid:
+            worker.process(job, tile)
+    with _counted() as counts["lease and publish"]:
+        _publish(settings, job)
+    with _counted() as counts["plan, published"]:
+        assert not make_plan(settings, model).work
+    return counts
+
+
+def _publish(settings: RunSettings, job: SceneJob) -> None:
+    with Leases(settings.output, "run", settings.lease_seconds) as leases:
+        leases.take(job.scene_id)
+        store = job.store()
+        facts = {"sr_archive": {"fingerprint": job.fingerprint}}
+        store.publish(facts, store.ledger())
+        leases.release(job.scene_id)
+
+
+def _measure(server: LocalS3, side: int, model_path: Path) -> dict[str, Counter[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_scene(Path(folder) / "scene.zarr", 8, side * _TILE, side * _TILE, chunk=_TILE)
+        filesystem = fsspec.filesystem("s3")
+        filesystem.put(folder + "/", server.url(f"in{side}"), recursive=True)
+    settings = _settings(server, side, model_path)
+    return _steps(settings, load_model(settings))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, LocalS3(bucket="archive") as server:
+        os.environ.update(server.merged_environment())
+        model = Path(folder) / "model.safetensors"
+        write_checkpoint(make_net(8, features=16, blocks=1), model)
+        small, large = (_measure(server, side, model) for side in (2, 4))
+    rows = [
+        [step, tiles, *(counts[step][kind] for kind in _KINDS)]
+        for step in small
+        for tiles, counts in ((4, small), (16, large))
+    ]
+    print_table("Requests to S3", ("step", "tiles of the scene", *_KINDS), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -294,12 +294,10 @@ def _run_of(weights: bytes) -> str:
 
 def _share(settings: FinetuneSettings) -> Share:
     """One process per GPU; without, one per processor: small convolutions share threads badly."""
-    if settings.use_gpu:
-        return Share.of_cluster("cuda", settings.workers)
-    one = Share.of_cluster("cpu", settings.workers or 1)
-    if settings.workers is not None:
-        return one
-    return Share.of_cluster("cpu", min(int(one.cpus), _MOST_PROCESSES))
+    if settings.use_gpu or settings.workers is not None:
+        return Share.of_cluster("cuda" if settings.use_gpu else "cpu", settings.workers)
+    alone = Share.of_cluster("cpu", None, cpus=1)
+    return alone if alone.workers <= _MOST_PROCESSES else Share.of_cluster("cpu", _MOST_PROCESSES)
 
 
 def _verdict(evaluation: Evaluation) -> str:

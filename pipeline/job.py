@@ -18,6 +18,7 @@ from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
+from pipeline.leftovers import sweep
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
@@ -71,6 +72,7 @@ class Run:
         started = datetime.now(UTC)
         run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.report = RunReport(run_id, started.isoformat(timespec="seconds"))
+        self._record = f"{STATE}/runs/{run_id}.json"
         self._rows: dict[str, SceneRow] = {}
         self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
         self._publisher = Publisher(model, self._leases, self.report, settings.max_inconsistency)
@@ -85,6 +87,7 @@ class Run:
             if self._plan.work:
                 self._process()
         self._catalogue()
+        self._sweep()
         self.report.rows = [self._rows[key] for key in sorted(self._rows)]
         self.report.seconds = round(time.monotonic() - self._began, 2)
         self._end_report()
@@ -113,6 +116,12 @@ class Run:
         except Exception as error:
             self.report.notes.append(f"the catalogue was not updated: {describe(error)}")
 
+    def _sweep(self) -> None:
+        try:
+            sweep(self._settings.output, self._record)
+        except OSError as error:
+            self.report.notes.append(f"files of killed processes were left: {describe(error)}")
+
     def _draw(self, scene_id: str) -> None:
         try:
             save_quicklook(self._settings.output, scene_id)
@@ -132,8 +141,7 @@ class Run:
             raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
 
     def _save_report(self) -> None:
-        path = join(self._settings.output, STATE, "runs", f"{self.report.run_id}.json")
-        filesystem, inner = open_filesystem(path)
+        filesystem, inner = open_filesystem(join(self._settings.output, self._record))
         write_atomic(filesystem, inner, json.dumps(asdict(self.report), indent=1).encode())
 
     def _end_report(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import dask.array as da
@@ -13,6 +14,7 @@ import xarray as xr
 from pipeline.arrays import Level, scene_template
 from pipeline.grid import TileGrid, Window
 from pipeline.integrity import verify_scene
+from pipeline.leftovers import sweep
 from pipeline.overviews import coarser
 from pipeline.store import OutputScene, SceneStore, TileRecord
 
@@ -158,3 +160,17 @@ def test_the_root_carries_consolidated_metadata() -> None:
         "overviews/2",
         "overviews/2/reflectance",
     }
+
+
+def test_the_next_run_removes_what_a_killed_one_had_begun(tmp_path: Path) -> None:
+    record = tmp_path / "_sr-archive" / "runs" / "now.json"
+    older = [tmp_path / "stac" / "items" / "a.json.12.tmp", record.with_name("then.json.12.tmp")]
+    for path in (*older, record, younger := tmp_path / "stac" / "items.parquet.13.tmp"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        time.sleep(0.02)
+    kept = tmp_path / "stac" / "items" / "a.json"
+    kept.write_text("{}")
+    sweep(str(tmp_path), "_sr-archive/runs/now.json")
+    assert not any(path.exists() for path in older)
+    assert younger.exists() and kept.exists()

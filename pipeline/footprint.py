@@ -10,7 +10,7 @@ from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
 from pipeline.nodata import FILL_DEPTH
 
 IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
-_PROCESS = 550 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
+_PROCESS = 570 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
 _ELEMENT = 4  # bytes of an activation: float32, which bounds bfloat16
 _COPIES = 3  # of the weights: as read, fused, laid out for the device
 

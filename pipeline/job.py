@@ -83,9 +83,8 @@ class Run:
     def execute(self) -> RunReport:
         self._check_output()
         self._announce()
-        with ThreadPoolExecutor(1) as self._aside:
-            if self._plan.work:
-                self._process()
+        if self._plan.work:
+            self._process()
         self._catalogue()
         self._sweep()
         self.report.rows = [self._rows[key] for key in sorted(self._rows)]
@@ -172,7 +171,11 @@ class Run:
 
     def _process(self) -> None:
         handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
-        with ray_session(self._settings.ray_address), self._leases:
+        with (
+            ray_session(self._settings.ray_address),
+            self._leases,
+            ThreadPoolExecutor(1) as self._aside,
+        ):
             if self._leases.note:
                 self.report.notes.append(self._leases.note)
             asked = self._settings

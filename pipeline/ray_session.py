@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -41,6 +42,8 @@ def ray_session(address: str | None) -> Iterator[None]:
         try:
             yield
         finally:
+            # References that another thread collects during the shutdown make Ray end the process.
+            gc.collect()
             ray.shutdown()
 
 

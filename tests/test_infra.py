@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ def test_what_the_image_copies_is_there_and_is_sent_to_the_builder() -> None:
     }
     assert copied == sent
     assert all((ROOT / name).exists() for name in copied)
-    packages = re.search(r"packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())
-    assert packages is not None
-    assert {name.partition(".")[0] for name in re.findall(r'"([^"]+)"', packages[1])} <= copied
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    assert {name.partition(".")[0] for name in packages} <= copied
 
 
 def test_every_installation_in_the_image_is_constrained() -> None:

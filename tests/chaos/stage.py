@@ -24,6 +24,7 @@ from ray._private import services
 from ray.cluster_utils import Cluster
 
 from infra.local_s3 import LocalS3
+from pipeline.errors import StoreUnavailable
 from tests.archives import SCALE_FACTOR, counts, write_model
 from tests.chaos.child import drive
 from tests.chaos.nursery import FOLDER, LAUNCH, Nursery
@@ -301,7 +302,7 @@ class Reader(threading.Thread):
                     if self._place.seen(name):
                         self._look(name)
                         whole.add(name)
-                except OSError:  # a server that is away shows nothing
+                except (OSError, StoreUnavailable):  # a server that is away shows nothing
                     continue
 
     def _look(self, name: str) -> None:

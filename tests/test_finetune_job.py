@@ -128,6 +128,7 @@ def kill_worker(driver: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_it_goes_on_and_ends_with_the_same_number_of_steps(
     archive: Path, parent: Path, tmp_path: Path, s3: LocalS3

@@ -105,6 +105,7 @@ def test_a_deployed_run_publishes_and_leaves_artifacts(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_a_deployed_fine_tuning_leaves_a_model_and_artifacts(
     prefect: LocalPrefect, tmp_path: Path

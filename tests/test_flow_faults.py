@@ -20,7 +20,7 @@ SIDE = 160  # 100 tiles, so that a run is struck before its end
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 LONGEST = 240.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

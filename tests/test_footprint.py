@@ -6,10 +6,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+
 from benchmarks.common import job_settings, make_net, write_checkpoint, write_scene
 from benchmarks.memory import peak_of_worker
 
 
+@pytest.mark.slow
 def test_memory_is_foretold_and_does_not_grow_with_the_scene(tmp_path: Path) -> None:
     write_checkpoint(make_net(48, features=16, blocks=1), tmp_path / "net.safetensors")
     peaks = []

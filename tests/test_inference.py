@@ -189,6 +189,7 @@ def test_bfloat16_keeps_the_skip_precise(factor: float) -> None:
     assert largest(y[inside], exact[inside]) < 2e-5 * float(exact.abs().max())
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_quality(shared_data: Path) -> None:
     """Trained weights: PSNR within 0.01 dB, spectral angle within 0.005 degrees."""
     net, _ = load_checkpoint("starter")

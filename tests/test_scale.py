@@ -17,6 +17,7 @@ from pipeline.store import TileRecord
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+@pytest.mark.long
 def test_scene_after_scene_takes_no_more_memory_or_descriptors(tmp_path: Path) -> None:
     """What each scene may leave is its row in the report; an open scene, kept, is far more."""
     found = soak(tmp_path, 150, every=0.2)

@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pipeline.errors import SceneError, UsageError
-from pipeline.scene_files import OUTSIDE, STATE_FOLDER, Found, find_scenes
+from pipeline.scene_files import OUTSIDE, Found, find_scenes
 from pipeline.storage import redact, unstrip, version_of
+from pipeline.store import STATE
 
 _LONGEST_ID = 120
 # Device names that Windows takes for files in every folder, with any suffix.
@@ -110,7 +111,7 @@ def scene_id(name: str) -> str:
     if len(safe) > _LONGEST_ID:
         digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
         safe = f"{safe[: _LONGEST_ID - 13]}-{digest}"
-    reserved = safe in ("", STATE_FOLDER) or _RESERVED.fullmatch(safe) is not None
+    reserved = safe in ("", STATE) or _RESERVED.fullmatch(safe) is not None
     return "scene_" + safe if reserved else safe
 
 

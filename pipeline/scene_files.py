@@ -23,8 +23,8 @@ from pipeline.readers.delivery import is_archive, is_image, is_layer, is_product
 from pipeline.readers.emit import is_companion, mask_names
 from pipeline.readers.envi import data_candidates
 from pipeline.storage import describe, is_local, open_filesystem, redact, unstrip
+from pipeline.store import STATE
 
-STATE_FOLDER = "_sr-archive"
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _BY_SUFFIX = {
     ".tif": "geotiff",
@@ -202,7 +202,7 @@ def _store_of(path: str, stores: set[str]) -> str | None:
 
 def _hidden(root: str, path: str) -> bool:
     parts = path[len(root) :].strip("/").split("/")
-    return any(part.startswith(".") or part == STATE_FOLDER for part in parts)
+    return any(part.startswith(".") or part == STATE for part in parts)
 
 
 def _envi_headers(

@@ -22,7 +22,6 @@ from pipeline.finetune.split import Area
 from pipeline.plan import OutputOptions
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import Promotion, load_registered, promote
-from pipeline.scene_files import STATE_FOLDER
 from pipeline.settings import RunSettings
 from pipeline.storage import (
     check_reachable,
@@ -33,6 +32,7 @@ from pipeline.storage import (
     redact,
     write_atomic,
 )
+from pipeline.store import STATE
 
 _LATEST = "latest"
 _MOST_TESTED = 24
@@ -168,7 +168,7 @@ class _Run:
             with ray_session(settings.ray_address):
                 share = _share(settings)
                 job = plan.job_for(share.workers, max(1, int(share.cpus)))
-                place = join(settings.out, STATE_FOLDER, "training")
+                place = join(settings.out, STATE, "training")
                 return fit(job, share, place, plan.fingerprint, settings.max_failures, self._emit)
         finally:
             self._listeners.remove(log)

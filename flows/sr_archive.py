@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.console import outlive_worker
 from flows.listener import PrefectListener
 from pipeline.errors import UsageError
 from pipeline.job import run
@@ -97,6 +98,7 @@ def sr_archive(
         fail_on_quarantine: End as Failed if any scene was quarantined.
     """
     options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
+    outlive_worker()
     logger = get_run_logger()
     try:
         settings = RunSettings.from_options(options)

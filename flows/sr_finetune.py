@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.console import outlive_worker
 from flows.listener import FinetuneListener
 from pipeline.errors import UsageError
 from pipeline.finetune.driver import FinetuneReport, finetune
@@ -107,6 +108,7 @@ def sr_finetune(
     options = {
         key: value for key, value in locals().items() if key in FinetuneSettings.model_fields
     }
+    outlive_worker()
     logger = get_run_logger()
     try:
         report = finetune(FinetuneSettings.from_options(options), [FinetuneListener(logger)])

@@ -1,7 +1,9 @@
-"""Prefect's server is killed under a run, which does not need it to work."""
+"""Prefect's server and worker are killed under a run; no tile that is finished is lost."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -10,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from flows.sr_archive import SCENES_KEY
 from infra.prefect_local import DEPLOYMENT, LocalPrefect
 from tests.archives import SCALE_FACTOR, counts, write_model
 from tests.scenes import write_zarr
@@ -19,6 +23,8 @@ from tests.scenes import write_zarr
 SIDE = 160  # 100 tiles, so that a run is struck before its end
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 LONGEST = 240.0
+DONE = "1 published, 0 skipped, 0 quarantined"
+SKIPPED = "0 published, 1 skipped, 0 quarantined"
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -67,6 +73,14 @@ class FlowRun:
     def published(self) -> bool:
         return (self.output / "scene.zarr" / "zarr.json").exists()
 
+    @property
+    def tiles_kept(self) -> int:
+        """Of an earlier run, by the table that this one left."""
+        query = {"artifacts": {"key": {"any_": [SCENES_KEY]}, "flow_run_id": {"any_": [self.id]}}}
+        (table,) = self.prefect.request("/artifacts/filter", query)
+        (row,) = json.loads(table["data"])
+        return int(row["kept"])
+
     def wait_for_tiles(self) -> None:
         wait_until(lambda: self.tiles >= 3, "tiles")
         assert not self.published
@@ -97,8 +111,36 @@ def test_a_server_that_is_killed_does_not_disturb_a_run(
     wait_until(lambda: run.tiles > before or run.published, "further tiles without a server")
     prefect.restart("server")
     state = run.wait_for_end()
-    assert (state["type"], state["message"]) == (
-        "COMPLETED",
-        "1 published, 0 skipped, 0 quarantined",
-    )
+    assert (state["type"], state["message"]) == ("COMPLETED", DONE)
     assert run.published
+
+
+def test_a_run_outlives_its_worker(prefect: LocalPrefect, archive: Archive, tmp_path: Path) -> None:
+    run = FlowRun.start(prefect, archive, tmp_path / "output")
+    run.wait_for_tiles()
+    kill(prefect, "worker")
+    state = run.wait_for_end()
+    assert (state["type"], state["message"]) == ("COMPLETED", DONE)
+    prefect.restart("worker")
+    again = FlowRun.start(prefect, archive, tmp_path / "output").wait_for_end()
+    assert (again["type"], again["message"]) == ("COMPLETED", SKIPPED)
+
+
+def test_what_died_with_its_worker_is_resumed(
+    prefect: LocalPrefect, archive: Archive, tmp_path: Path
+) -> None:
+    """As a machine that loses its power: the worker, the flow run and its Ray at once."""
+    lost = FlowRun.start(prefect, archive, tmp_path / "output")
+    lost.wait_for_tiles()
+    worker = psutil.Process(prefect.pid("worker"))
+    for process in (worker, *worker.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    kept = lost.tiles
+    assert not lost.published
+    prefect.restart("worker")
+    run = FlowRun.start(prefect, archive, tmp_path / "output")
+    state = run.wait_for_end()
+    assert (state["type"], state["message"]) == ("COMPLETED", DONE)
+    assert run.published
+    assert run.tiles_kept >= kept

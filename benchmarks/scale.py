@@ -56,7 +56,7 @@ def busy_share(workers: int, tile_seconds: float, driver_seconds: float, tiles: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tile-seconds", type=float, nargs="+", default=[0.05, 0.2, 1.0])
-    parser.add_argument("--driver-ms", type=float, default=0.8, help="of the driver per tile")
+    parser.add_argument("--driver-ms", type=float, default=0.63, help="of the driver per tile")
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 50, 100, 500, 1000])
     asked = parser.parse_args()
     driver = asked.driver_ms / 1000

@@ -8,57 +8,93 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
+from flows.artifacts import leave_artifacts, summary
 from flows.console import outlive_worker
-from flows.listener import PrefectListener
-from pipeline.errors import UsageError
+from flows.listener import Logger, PrefectListener
+from flows.scene_tasks import SceneTasks
+from flows.time_limit import TimeOver, time_limit
+from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.job import run
 from pipeline.run_report import RunReport
-from pipeline.settings import Mask, RunSettings
-from pipeline.storage import redact
+from pipeline.settings import (
+    Fraction,
+    LeaseSeconds,
+    Mask,
+    Positive,
+    RunSettings,
+    Share,
+    Tile,
+    Tolerance,
+)
 
-SCENES_KEY = "sr-archive-scenes"
-SUMMARY_KEY = "sr-archive-summary"
-_LONGEST_TABLE = 1000  # scenes; the rest is counted, quarantined scenes come first
-_MOST_NAMED = 5
+_OPEN_SCENES = 64  # task runs that are shown as running at a time
 
 
-@flow(name="sr-archive", description="Super-resolve every new scene of an archive and publish it.")
+@task(name="archive", cache_policy=NO_CACHE, persist_result=False)
+def archive(
+    settings: RunSettings, logger: Logger, hours: float | None
+) -> RunReport | UsageError | TimeOver:
+    """One run of the job; begun again, it resumes. What no retry would help is a value."""
+    tasks = SceneTasks()
+    try:
+        with time_limit(hours):
+            return run(settings, [PrefectListener(logger), tasks])
+    except TimeOver as over:
+        return over
+    except UsageError as error:
+        if isinstance(error.__cause__, StoreUnavailable):
+            raise
+        return error
+    finally:
+        tasks.close()
+
+
+@flow(
+    name="sr-archive",
+    description="Super-resolve every new scene of an archive and publish it.",
+    task_runner=ThreadPoolTaskRunner(max_workers=_OPEN_SCENES),  # type: ignore[arg-type]  # invariant
+)
 def sr_archive(
     source: str,
     output: str,
     model: str | None = None,
-    tile: int | None = None,
-    workers: int | None = None,
-    cpus_per_worker: int | None = None,
-    gpus_per_worker: float | None = None,
+    tile: Tile | None = None,
+    workers: Positive | None = None,
+    cpus_per_worker: Positive | None = None,
+    gpus_per_worker: Share | None = None,
     devices: Literal["auto", "cpu", "cuda"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     attention: Literal["scene", "global"] | None = None,
     bands: Literal["auto", "match", "resample", "windows"] | None = None,
     outside: Literal["fill", "upsample"] | None = None,
-    tolerance: float | None = None,
+    tolerance: Tolerance | None = None,
     normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
     mask: list[Mask] | None = None,
     conserve: bool | None = None,
-    max_inconsistency: float | None = None,
+    max_inconsistency: Fraction | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Literal["sharded", "plain"] | None = None,
     asset: str | None = None,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     stale: Literal["replace", "keep"] | None = None,
-    max_attempts: int | None = None,
-    lease_seconds: float | None = None,
+    max_attempts: Positive | None = None,
+    lease_seconds: LeaseSeconds | None = None,
     ray_address: str | None = None,
     fail_on_quarantine: bool = False,
+    retries: Annotated[int, Field(ge=0, le=20)] = 2,
+    retry_delay_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0,
+    time_limit_hours: Annotated[float, Field(gt=0)] | None = None,
 ) -> State[Any]:
     """Super-resolve every scene of an archive that is new.
 
@@ -96,70 +132,28 @@ def sr_archive(
         lease_seconds: How long a run that stopped without a word keeps its scenes from other runs.
         ray_address: Join this Ray cluster; default: start one.
         fail_on_quarantine: End as Failed if any scene was quarantined.
+        retries: How often a run that broke off or found its store away is begun again.
+        retry_delay_seconds: Before each of these.
+        time_limit_hours: Stop after so long, as Failed; the next run goes on from there.
     """
     options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     outlive_worker()
     logger = get_run_logger()
+    outcome: RunReport | UsageError | TimeOver
     try:
         settings = RunSettings.from_options(options)
-        report = run(settings, [PrefectListener(logger)])
+        attempt = archive.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
+        outcome = attempt(settings, logger, time_limit_hours)
     except UsageError as error:
-        logger.error("%s", error)
-        return Failed(message=str(error))
-    _leave_artifacts(settings, report)
-    failed = fail_on_quarantine and report.exit_status != 0
-    return (Failed if failed else Completed)(message=summary(report))
-
-
-def summary(report: RunReport) -> str:
-    """One line: counts, and the first quarantined scenes by name."""
-    text = report.counts
-    named = [row.scene_id for row in report.rows if row.status == "quarantined"]
-    if named:
-        more = ", ..." if len(named) > _MOST_NAMED else ""
-        text += f" ({', '.join(named[:_MOST_NAMED])}{more})"
-    return text
-
-
-def _leave_artifacts(settings: RunSettings, report: RunReport) -> None:
-    rows = sorted(report.rows, key=lambda row: (row.status != "quarantined", row.scene_id))
-    left_out = len(rows) - _LONGEST_TABLE
-    create_table_artifact(
-        key=SCENES_KEY,
-        table=[
-            {
-                "scene": row.scene_id,
-                "status": row.status,
-                "reason": row.reason,
-                "tiles": row.tiles,
-                "kept": row.tiles_kept,
-                "seconds": round(row.seconds, 1),
-                "inconsistency": row.inconsistency,
-                "of bicubic": row.inconsistency_of_bicubic,
-                "Mpx·band": round(row.megapixel_bands, 2),
-                "output": redact(row.output),
-            }
-            for row in rows[:_LONGEST_TABLE]
-        ],
-        description=summary(report) + (f"; {left_out} scenes not listed" if left_out > 0 else ""),
-    )
-    create_markdown_artifact(key=SUMMARY_KEY, markdown=_markdown(settings, report))
-
-
-def _markdown(settings: RunSettings, report: RunReport) -> str:
-    amount = sum(row.megapixel_bands for row in report.rows)
-    lines = [
-        f"## {summary(report)}",
-        f"- run `{report.run_id}`, {report.seconds:.0f} s, {amount:.1f} Mpx·band",
-        f"- from `{redact(settings.source)}`",
-        f"- to `{redact(settings.output)}`",
-        f"- model `{redact(settings.model)}`",
-    ]
-    lines += [f"- note: {redact(note)}" for note in report.notes[:_MOST_NAMED]]
-    example = next((row for row in report.rows if row.status == "published"), None)
-    if example is not None:
-        lines += ["", "```python", f'xarray.open_zarr("{redact(example.output)}")', "```"]
-    return "\n".join(lines)
+        outcome = error
+    if not isinstance(outcome, RunReport):
+        logger.error("%s", outcome)
+        return Failed(
+            name="TimedOut" if isinstance(outcome, TimeOver) else None, message=str(outcome)
+        )
+    leave_artifacts(settings, outcome)
+    failed = fail_on_quarantine and outcome.exit_status != 0
+    return (Failed if failed else Completed)(message=summary(outcome))
 
 
 def main() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ DEPLOYMENT = "sr-archive/default"
 SERVER_TIMEOUT = 120.0  # the first start creates the database
 WORKER_TIMEOUT = 60.0
 COMMAND_TIMEOUT = 120.0
+_TRIES = 5  # of a request that a busy server puts off
 PATIENCE = {"worker": 20.0, "server": 5.0}  # the worker first ends its flow runs
 # These would lead the commands to another server, or give this one another database.
 FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
@@ -144,13 +147,22 @@ class LocalPrefect:
         return done.stdout
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One call of the server's REST API: POST with a body, GET without."""
+        """One call of the server's REST API: POST with a body, GET without.
+
+        A server whose database is busy (503) is asked again.
+        """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api}{path}", data=data, headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as answer:
-            return json.load(answer)
+        for left in reversed(range(_TRIES)):
+            try:
+                with opener.open(request, timeout=10) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not left:
+                    raise
+                time.sleep(1.0)
 
     def _start_server(self) -> None:
         log = self.home / "server.log"

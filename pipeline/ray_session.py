@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ _CONNECT_SECONDS = 10.0
 def ray_session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address`, the one this process was submitted to, or start one here.
 
-    A Ray that this process already uses is used as it is and left running.
+    A Ray that this process already uses is used as it is and left running. SIGTERM interrupts as
+    Ctrl-C does, unless the caller handles it otherwise.
 
     Raises:
         UsageError: the cluster cannot be reached.
@@ -37,14 +40,23 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
+    before = signal.getsignal(signal.SIGTERM)
     with nullcontext() if address else own_token():
         _connect(address)
+        _on_terminate(before if callable(before) else signal.default_int_handler)
         try:
             yield
         finally:
+            _on_terminate(before)
             # References that another thread collects during the shutdown make Ray end the process.
             gc.collect()
             ray.shutdown()
+
+
+def _on_terminate(handler: Any) -> None:
+    """Ray's own handler aborts the process: leases would stay, and Prefect would not know why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _connect(address: str | None) -> None:

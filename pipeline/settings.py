@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,6 +31,12 @@ Mask = Literal[
 Layout = Literal["sharded", "plain"]
 Protocol = Literal["wald", "cave", "chikusei", "pavia"]
 Degrading = Literal["bicubic", "mtf"]
+Positive = Annotated[int, Field(ge=1)]
+Tile = Annotated[int, Field(ge=8, le=1024)]  # LR pixels
+Share = Annotated[float, Field(gt=0, le=1)]  # of a GPU
+Tolerance = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]  # nm
+Fraction = Annotated[float, Field(gt=0)]
+LeaseSeconds = Annotated[float, Field(ge=3, le=3600)]
 
 
 class Settings(BaseSettings):
@@ -73,15 +79,13 @@ class RunSettings(Settings):
     model: str = Field(
         "starter", description="Checkpoint (.safetensors or published .pth), or registry:FOLDER."
     )
-    tile: int = Field(64, ge=8, le=1024, description="LR pixels along a tile's side.")
-    workers: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU.")
-    cpus_per_worker: int | None = Field(
-        None, ge=1, description="CPUs that each worker asks Ray for; default: its part of all."
+    tile: Tile = Field(64, description="LR pixels along a tile's side.")
+    workers: Positive | None = Field(None, description="Ray actors; default: one per GPU.")
+    cpus_per_worker: Positive | None = Field(
+        None, description="CPUs that each worker asks Ray for; default: its part of all."
     )
-    gpus_per_worker: float | None = Field(
+    gpus_per_worker: Share | None = Field(
         None,
-        gt=0,
-        le=1,
         description="GPU, or part of one, that each worker asks Ray for, though it may be there "
         "only later (autoscaling); default: its part of all.",
     )
@@ -97,11 +101,8 @@ class RunSettings(Settings):
         "fill",
         description="With bands match, good bands that the model lacks: left out, or by bicubic.",
     )
-    tolerance: float | None = Field(
+    tolerance: Tolerance | None = Field(
         None,
-        gt=0,
-        le=1000,
-        allow_inf_nan=False,
         description="Largest wavelength difference of a match, nm; default: half a band step.",
     )
     normalise: Normalise = Field(
@@ -115,9 +116,8 @@ class RunSettings(Settings):
     conserve: bool = Field(
         False, description="Change results as little as makes them degrade to the scene again."
     )
-    max_inconsistency: float | None = Field(
+    max_inconsistency: Fraction | None = Field(
         None,
-        gt=0,
         description="Set scenes aside whose degraded result differs from the scene by more than "
         "this part of its root mean square.",
     )
@@ -131,11 +131,9 @@ class RunSettings(Settings):
     stale: Literal["replace", "keep"] = Field(
         "replace", description="A published scene whose source, model or options changed."
     )
-    max_attempts: int = Field(3, ge=1, description="Tries per tile before its scene is set aside.")
-    lease_seconds: float = Field(
+    max_attempts: Positive = Field(3, description="Tries per tile before its scene is set aside.")
+    lease_seconds: LeaseSeconds = Field(
         120.0,
-        ge=3,
-        le=3600,
         description="How long a run that stopped without a word keeps its scenes from other runs.",
     )
     ray_address: str | None = Field(None, description="Join this Ray cluster; default: start one.")

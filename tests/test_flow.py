@@ -17,8 +17,9 @@ import pytest
 import xarray as xr
 import yaml
 
+from flows.artifacts import SCENES_KEY, SUMMARY_KEY, summary
 from flows.listener import FINETUNE_PROGRESS_KEY, PROGRESS_KEY, PrefectListener
-from flows.sr_archive import SCENES_KEY, SUMMARY_KEY, sr_archive, summary
+from flows.sr_archive import sr_archive
 from flows.sr_finetune import CURVES_KEY, sr_finetune
 from flows.sr_finetune import SUMMARY_KEY as SUMMARY_KEY_OF_FINETUNING
 from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
@@ -159,7 +160,8 @@ def test_the_deployments_fit_the_flows() -> None:
 
 def test_every_setting_is_a_described_parameter() -> None:
     parameters = sr_archive.parameters.properties
-    assert set(RunSettings.model_fields) | {"fail_on_quarantine"} == set(parameters)
+    of_flow = {"fail_on_quarantine", "retries", "retry_delay_seconds", "time_limit_hours"}
+    assert set(RunSettings.model_fields) | of_flow == set(parameters)
     assert all(parameter.get("description") for parameter in parameters.values())
     assert sr_archive.parameters.required == ["source", "output"]
     parameters = sr_finetune.parameters.properties

@@ -278,6 +278,31 @@ def test_a_killed_run_resumes_to_the_same_bytes(model: Path, tmp_path: Path) -> 
     assert array_bytes(target / "big.zarr") == array_bytes(undisturbed / "big.zarr")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_gives_back_what_it_holds(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C, and what Kubernetes and Prefect send; Ray's own handler would abort the process."""
+    source, target = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    write_zarr(source / "big.zarr", counts(192, 192), scale_factor=1e-4)
+    process = subprocess.Popen(
+        command("run", source, target, "--model", model, "--tile", 16),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not list(target.glob("_sr-archive/scenes/big/tiles/*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted; the same command goes on where this run stopped\n"
+    assert not list(target.glob("_sr-archive/leases/*.json"))
+
+
 def test_s3_gives_the_same_bytes(
     s3: LocalS3, archive: Path, output: Path, model: Path, tmp_path: Path
 ) -> None:

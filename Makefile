@@ -26,8 +26,9 @@ demo: $(READY) ## Super-resolve a small simulated archive, or your own: make dem
 test: $(READY) ## Run the tests; the slow ones: make test PYTEST_ARGS="-m slow"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-serve: $(READY) ## Prefect server, worker and deployment on this machine (PORT=4200)
-	@exec $(BIN)/python -m infra.serve --port=$(PORT)
+serve: $(READY) ## Prefect server and worker on this machine (PORT=4200); new scenes: SOURCE= OUTPUT=
+	@exec $(BIN)/python -m infra.serve --port=$(PORT) \
+	  $(if $(SOURCE),--source="$(SOURCE)") $(if $(OUTPUT),--output="$(OUTPUT)")
 
 lint: $(READY) ## Check style and format
 	@$(BIN)/ruff check .

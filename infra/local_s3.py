@@ -55,16 +55,22 @@ class LocalS3:
         bucket: the bucket that exists when the server is ready.
         directory: where objects are kept; default: a temporary folder, removed at the end.
         timeout: seconds to wait until the server answers.
+        webhook: address and bearer token of who is told of every object that is written.
     """
 
     def __init__(
-        self, bucket: str = "archive", directory: Path | None = None, timeout: float = 60.0
+        self,
+        bucket: str = "archive",
+        directory: Path | None = None,
+        timeout: float = 60.0,
+        webhook: tuple[str, str] | None = None,
     ) -> None:
         self.bucket = bucket
         self.endpoint = ""
         self._directory = directory
         self._temporary: Path | None = None
         self._timeout = timeout
+        self._webhook = webhook
         self._access_key = secrets.token_hex(10).upper()
         self._secret_key = secrets.token_urlsafe(30)
         self._ports: dict[str, int] = {}
@@ -95,6 +101,8 @@ class LocalS3:
         self._ports = self._ports or _free_ports()
         self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
         _write_private(folder / "s3.json", self._identities())
+        if self._webhook is not None:
+            _write_private(folder / "notification.toml", _notification(*self._webhook))
         command = _command(program, folder, self._ports)
         self._process = start(command, log, _server_environment(folder), folder)
         try:
@@ -237,6 +245,17 @@ def _command(program: Path, folder: Path, ports: Mapping[str, int]) -> list[str]
         "-admin.ui=false",
         "-master.telemetry=false",
     ]
+
+
+def _notification(endpoint: str, token: str) -> str:
+    """The part of SeaweedFS's notification.toml that calls a web hook; read from its folder."""
+    return f"""[notification.webhook]
+enabled = true
+endpoint = {json.dumps(endpoint)}
+bearer_token = {json.dumps(token)}
+event_types = ["create", "update"]
+path_prefixes = ["/buckets/"]
+"""
 
 
 def _sockets(folder: Path) -> list[str]:

@@ -11,8 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from infra.processes import StartError, port_is_free, start, stop, wait_until
@@ -20,11 +22,15 @@ from infra.processes import StartError, port_is_free, start, stop, wait_until
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "sr-pool"
 DEPLOYMENT = "sr-archive/default"
+NEW_ACQUISITIONS = "sr-archive/new-acquisitions"
+ARRIVALS_TOKEN = "SR_ARCHIVE_ARRIVALS_TOKEN"  # variable with what notifications must carry
 SERVER_TIMEOUT = 120.0  # the first start creates the database
 WORKER_TIMEOUT = 60.0
 COMMAND_TIMEOUT = 120.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback needs no proxy
 _TRIES = 5  # of a request that a busy server puts off
-PATIENCE = {"worker": 20.0, "server": 5.0}  # the worker first ends its flow runs
+# The worker first ends its flow runs.
+PATIENCE = {"worker": 20.0, "server": 5.0, "arrivals": 5.0}
 # These would lead the commands to another server, or give this one another database.
 FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
            "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -32,21 +38,48 @@ FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
            "PREFECT_UI_API_URL", "PREFECT_PROFILES_PATH")  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Watch:
+    """An archive whose new scenes are processed as they arrive.
+
+    Attributes:
+        source: folder or bucket prefix.
+        output: of the results.
+        token: that the bucket's notifications carry.
+        port: where they are taken, on 127.0.0.1.
+        quiet: seconds without a new object until a run begins.
+    """
+
+    source: str
+    output: str
+    token: str
+    port: int
+    quiet: float = 30.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+
 class LocalPrefect:
-    """Server, worker and deployment, up together and down together.
+    """Server, worker and deployments, up together and down together.
 
     Args:
         home: folder for the database, the logs and Prefect's settings.
         port: of the server, on 127.0.0.1.
         verbose: the worker writes to this terminal instead of a log file.
+        watch: the archive of the deployment new-acquisitions; without one it is not made.
     """
 
-    def __init__(self, home: Path, port: int, verbose: bool = False) -> None:
+    def __init__(
+        self, home: Path, port: int, verbose: bool = False, watch: Watch | None = None
+    ) -> None:
         self.home = home.resolve()
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.api = f"{self.url}/api"
         self._verbose = verbose
+        self._watch = watch
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> LocalPrefect:
@@ -80,8 +113,10 @@ class LocalPrefect:
         (self.home / ".gitignore").write_text("*\n")
         self._start_server()
         self.prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-        self.prefect("--no-prompt", "deploy", "--all")
+        self.prefect("--no-prompt", "deploy", "--name", "default")
         self._start_worker()
+        if self._watch is not None:
+            self._start_arrivals(self._watch)
 
     def stop(self) -> None:
         """End the worker with its flow runs, then the server."""
@@ -121,8 +156,18 @@ class LocalPrefect:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def prefect(self, *arguments: str, timeout: float = COMMAND_TIMEOUT) -> str:
+    def prefect(
+        self,
+        *arguments: str,
+        timeout: float = COMMAND_TIMEOUT,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """Run a `prefect` command against this server and return what it prints.
+
+        Args:
+            arguments: of the command.
+            timeout: seconds.
+            extra: variables of its environment.
 
         Raises:
             StartError: it failed; the message holds its last line.
@@ -132,7 +177,7 @@ class LocalPrefect:
             done = subprocess.run(
                 [sys.executable, "-m", "prefect", *arguments],
                 cwd=ROOT,
-                env=self.environment(),
+                env=self.environment() | extra,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -154,10 +199,9 @@ class LocalPrefect:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api}{path}", data=data, headers=headers)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         for left in reversed(range(_TRIES)):
             try:
-                with opener.open(request, timeout=10) as answer:
+                with _OPENER.open(request, timeout=10) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
                 if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not left:
@@ -176,6 +220,17 @@ class LocalPrefect:
         process = self._run("worker", command, log)
         wait_until(self._worker_online, process, WORKER_TIMEOUT, "the Prefect worker", log)
 
+    def _start_arrivals(self, watch: Watch) -> None:
+        place = {"SR_ARCHIVE_SOURCE": watch.source, "SR_ARCHIVE_OUTPUT": watch.output}
+        self.prefect("--no-prompt", "deploy", "--name", "new-acquisitions", extra=place)
+        log = self.home / "arrivals.log"
+        options = ["--source", watch.source, "--port", str(watch.port), "--quiet", str(watch.quiet)]
+        environment = self.environment() | {ARRIVALS_TOKEN: watch.token}
+        process = start([sys.executable, "-m", "infra.arrivals", *options], log, environment, ROOT)
+        self._processes["arrivals"] = process
+        ready = partial(_answers, f"{watch.url}health")
+        wait_until(ready, process, WORKER_TIMEOUT, "the receiver of notifications", log)
+
     def _run(self, name: str, arguments: list[str], log: Path | None) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "prefect", *arguments]
         process = start(command, log, self.environment(), ROOT)
@@ -183,10 +238,7 @@ class LocalPrefect:
         return process
 
     def _healthy(self) -> bool:
-        try:
-            return self.request("/health") is True
-        except (urllib.error.URLError, OSError, ValueError):
-            return False
+        return _answers(f"{self.api}/health")
 
     def _worker_online(self) -> bool:
         try:
@@ -195,3 +247,12 @@ class LocalPrefect:
             return False
         name = f"local-{os.getpid()}"
         return any(w["name"] == name and w["status"] == "ONLINE" for w in workers)
+
+
+def _answers(url: str) -> bool:
+    """Whether a service says that it is well."""
+    try:
+        with _OPENER.open(url, timeout=10) as answer:
+            return json.load(answer) is True
+    except (OSError, ValueError):
+        return False

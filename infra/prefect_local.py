@@ -31,10 +31,11 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopba
 _TRIES = 5  # of a request that a busy server puts off
 # The worker first ends its flow runs.
 PATIENCE = {"worker": 20.0, "server": 5.0, "arrivals": 5.0}
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 # These would lead the commands to another server, or give this one another database.
 FOREIGN = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING",
            "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_DATABASE_CONNECTION_URL",
-           "PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_SERVER_API_BASE_PATH",
+           DATABASE, "PREFECT_SERVER_API_BASE_PATH",
            "PREFECT_UI_API_URL", "PREFECT_PROFILES_PATH")  # fmt: skip
 
 
@@ -69,10 +70,16 @@ class LocalPrefect:
         port: of the server, on 127.0.0.1.
         verbose: the worker writes to this terminal instead of a log file.
         watch: the archive of the deployment new-acquisitions; without one it is not made.
+        database: SQLAlchemy's address of a Postgres database; default: SQLite below `home`.
     """
 
     def __init__(
-        self, home: Path, port: int, verbose: bool = False, watch: Watch | None = None
+        self,
+        home: Path,
+        port: int,
+        verbose: bool = False,
+        watch: Watch | None = None,
+        database: str | None = None,
     ) -> None:
         self.home = home.resolve()
         self.port = port
@@ -80,6 +87,7 @@ class LocalPrefect:
         self.api = f"{self.url}/api"
         self._verbose = verbose
         self._watch = watch
+        self._database = {} if database is None else {DATABASE: database}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> LocalPrefect:
@@ -177,7 +185,7 @@ class LocalPrefect:
             done = subprocess.run(
                 [sys.executable, "-m", "prefect", *arguments],
                 cwd=ROOT,
-                env=self.environment() | extra,
+                env={**self.environment(), **extra},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -211,7 +219,7 @@ class LocalPrefect:
     def _start_server(self) -> None:
         log = self.home / "server.log"
         command = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        process = self._run("server", command, log)
+        process = self._run("server", command, log, self._database)
         wait_until(self._healthy, process, SERVER_TIMEOUT, "the Prefect server", log)
 
     def _start_worker(self) -> None:
@@ -231,9 +239,15 @@ class LocalPrefect:
         ready = partial(_answers, f"{watch.url}health")
         wait_until(ready, process, WORKER_TIMEOUT, "the receiver of notifications", log)
 
-    def _run(self, name: str, arguments: list[str], log: Path | None) -> subprocess.Popen[bytes]:
+    def _run(
+        self,
+        name: str,
+        arguments: list[str],
+        log: Path | None,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "prefect", *arguments]
-        process = start(command, log, self.environment(), ROOT)
+        process = start(command, log, {**self.environment(), **extra}, ROOT)
         self._processes[name] = process
         return process
 

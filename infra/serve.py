@@ -15,6 +15,7 @@ from pipeline.storage import redact
 
 HOME = ROOT / ".prefect"
 DEFAULT_PORT = "4200"
+DATABASE_VARIABLE = "SR_ARCHIVE_PREFECT_DATABASE"  # no option: the address may hold a password
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,7 +68,8 @@ def _shown(watch: Watch) -> str:
 def serve(home: Path, port: int, watch: Watch | None = None) -> int:
     """Bring everything up and stay; the returned status is the program's."""
     print("starting the Prefect server, the worker and the deployment ...", flush=True)
-    with LocalPrefect(home, port, verbose=True, watch=watch) as prefect:
+    database = os.environ.get(DATABASE_VARIABLE)
+    with LocalPrefect(home, port, verbose=True, watch=watch, database=database) as prefect:
         _introduce(prefect, watch)
         while (part := prefect.ended()) is None:
             time.sleep(1.0)

@@ -1,6 +1,6 @@
 """What `sr-archive plan --estimate` foretells, beside what the run then takes.
 
-    python -m benchmarks.estimate [--seconds 60] [--only disk] [--data FOLDER]
+    python -m benchmarks.estimate [--seconds 60] [--only disk] [--data FOLDER [--exclude GLOB]]
 
 Archives of different kinds: Zarr scenes of several sizes on the disk; many small GeoTIFF and ENVI
 scenes on the disk; Zarr and GeoTIFF scenes on a SeaweedFS of its own, result too; and, with --data,
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
@@ -32,6 +31,8 @@ from pipeline.estimate.estimator import plan_and_estimate
 from pipeline.estimate.metered import Meter, MeteredActor, MeteredPool
 from pipeline.estimate.scratch import bytes_below
 from pipeline.job import load_model, run
+from pipeline.ray_session import Share
+from pipeline.settings import Precision
 from pipeline.traffic import KINDS, Traffic, so_far
 
 
@@ -40,8 +41,8 @@ class _Counted(ActorPool):
 
     meters: list[Meter] = []  # noqa: RUF012  (of all runs of this process)
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, actor=MeteredActor, **options)
+    def __init__(self, model: bytes, share: Share, precision: Precision) -> None:
+        super().__init__(model, share, precision, MeteredActor)
 
     def close(self) -> None:
         self.meters.append(MeteredPool(self).meter())
@@ -147,9 +148,9 @@ def _on_s3(seconds: float) -> None:
         _report("s3", *urls, Path(place), options, seconds)
 
 
-def _on_real(data: str, seconds: float) -> None:
+def _on_real(data: str, exclude: list[str], seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
-        _report("real", data, f"{place}/out", None, {"tile": 32}, seconds)
+        _report("real", data, f"{place}/out", None, {"tile": 32, "exclude": exclude}, seconds)
 
 
 def _report(
@@ -172,15 +173,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--only", choices=("disk", "small", "s3", "real"))
     parser.add_argument("--data", help="a folder of real scenes")
+    parser.add_argument("--exclude", nargs="+", default=[], help="globs of scene ids of --data")
     asked = parser.parse_args()
-    pipeline.job.ActorPool = _Counted  # type: ignore[misc]
+    pipeline.job.ActorPool = _Counted  # type: ignore[assignment,attr-defined]
     archives: dict[str, Callable[[float], None]] = {
         "disk": partial(_on_disk, "disk", _disk),
         "small": partial(_on_disk, "small", _small),
         "s3": _on_s3,
     }
     if asked.data:
-        archives["real"] = partial(_on_real, asked.data)
+        archives["real"] = partial(_on_real, asked.data, asked.exclude)
     for name, archive in archives.items():
         if asked.only in (None, name):
             archive(asked.seconds)

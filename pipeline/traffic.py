@@ -57,10 +57,11 @@ def add(method: str, url: str, received: int, sent: int) -> None:
     """Count one request that was answered, or was not."""
     global _total
     with _lock:
-        _total += Traffic({_kind(method, url): 1}, received, sent)
+        _total += Traffic({kind_of(method, url): 1}, received, sent)
 
 
-def _kind(method: str, url: str) -> str:
+def kind_of(method: str, url: str) -> str:
+    """The kind of a request, one of `KINDS`."""
     query = urlsplit(url).query
     if method == "GET" and ("list-type=2" in query or "versions" in query):
         return "LIST"

@@ -134,10 +134,17 @@ class Estimate:
     @property
     def _beside(self) -> float:
         """Seconds of what is done once, before and after."""
-        once, each = self.trial.catalogue
-        catalogue = once.seconds + (self.scenes - 1) * each.seconds / max(1, each.items)
+        catalogue = self._catalogue.seconds
         session = self.trial.starting + self.trial.leasing.seconds + self.trial.ending
         return self.planning.seconds + session + catalogue
+
+    @property
+    def _catalogue(self) -> Amount:
+        """The first making loads libraries; the second writes no items that are there."""
+        first, again = self.trial.catalogue
+        measured = max(1, first.items)
+        seconds = first.seconds + again.seconds * (self.scenes - measured) / measured
+        return Amount(seconds, first.traffic * (self.scenes / measured))
 
     @property
     def _filling(self) -> float:
@@ -150,9 +157,7 @@ class Estimate:
 
     @property
     def traffic(self) -> Traffic:
-        once, each = self.trial.catalogue
-        total = self.planning.traffic + self.trial.leasing.traffic + once.traffic
-        total += each.traffic * ((self.scenes - 1) / max(1, each.items))
+        total = self.planning.traffic + self.trial.leasing.traffic + self._catalogue.traffic
         for part in self.parts:
             total += (part.tiles + part.preparing + part.publishing).traffic
         return total

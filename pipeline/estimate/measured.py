@@ -76,7 +76,7 @@ class Trial:
         groups: those that could be measured.
         starting, ending: seconds of Ray and its actors.
         leasing: what a run does once.
-        catalogue: with the first scene, and with all others.
+        catalogue: of the measured scenes, made and made again.
         other_bytes: stored beside what tiles wrote, for each scene.
         worker_peak, driver_peak: bytes of memory.
         notes: what could not be measured.

@@ -15,6 +15,7 @@ import ray
 from pipeline import traffic
 from pipeline.actors import ActorPool, TileActor, Work
 from pipeline.errors import UsageError
+from pipeline.footprint import IN_FLIGHT
 from pipeline.traffic import Traffic
 
 _START_SECONDS = 180.0
@@ -101,7 +102,7 @@ class MeteredPool:
         return Meter(total, max((meter.peak for meter in meters), default=0))
 
     def phase(self, works: Iterable[Work], until: float = float("inf")) -> Phase:
-        """Have the work done, as much of it as begins before `until`, but at least one piece each.
+        """Have the work done, as much as begins before `until`, but no less than fills the pool.
 
         Args:
             works: in order.
@@ -109,7 +110,7 @@ class MeteredPool:
         """
         began = time.monotonic()
         waiting, flying, ended = deque(works), 0, []
-        least = self.workers
+        least = IN_FLIGHT * self.workers
         while (waiting and (least > 0 or time.monotonic() < until)) or flying:
             while waiting and (least > 0 or time.monotonic() < until):
                 if not self._pool.submit(waiting[0]):

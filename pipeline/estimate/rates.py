@@ -44,7 +44,7 @@ class Rates:
         publish: seconds of the driver, and traffic, of a scene.
         bytes_per_value: stored for each HR value, by what tiles write.
         parts: mean seconds of a tile's read, compute and write, which overlap.
-        spread: standard deviation of tiles' seconds per LR value as part of their mean; None of one.
+        spread: deviation of tiles' seconds per LR value as part of their mean; None of one tile.
         error: of that mean, to each side, as a part of it; None of one tile.
         bytes_error: of `bytes_per_value`, the same.
         cold: seconds that the first preparation took longer.

@@ -26,7 +26,7 @@ from pipeline.estimate.metered import Ended, Meter, MeteredActor, MeteredPool, P
 from pipeline.estimate.sample import RUN, Group, Load, load_of, sampled_tiles
 from pipeline.estimate.scratch import bytes_below, scratch
 from pipeline.lease import Leases
-from pipeline.plan import Model, SceneJob, ScenePlan
+from pipeline.plan import Model, SceneJob, ScenePlan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
 from pipeline.run_report import RunReport, SceneRow
@@ -42,9 +42,9 @@ _ENOUGH = 48  # further tiles of a group for each worker: more would tell little
 def rehearse(
     settings: RunSettings, model: Model, groups: Sequence[Group], margin: int, seconds: float
 ) -> Trial:
-    """Measure the sampled scenes of the groups, within about so many seconds.
+    """Measure the sampled scenes of the groups, for about so many seconds after Ray's start.
 
-    What has begun is ended: preparing the scenes and a tile or two for each worker are the least.
+    What has begun is ended: preparing the scenes and as many tiles as are in flight are the least.
 
     Raises:
         UsageError: the output cannot be written, there is no worker, or no scene can be measured.
@@ -64,7 +64,7 @@ def rehearse(
             metered.wait()
             starting = time.monotonic() - began
             rehearsal = _Rehearsal(settings, model, place, metered, margin)
-            rehearsal.measure(groups, began + seconds)
+            rehearsal.measure(groups, time.monotonic() + seconds)
             worker_peak = metered.meter().peak
             pool.close()
             closing = time.monotonic()
@@ -131,12 +131,14 @@ class _Rehearsal:
             raise UsageError(f"cannot estimate: {'; '.join(self.notes[:3])}")
 
     def catalogue(self) -> tuple[Step, Step]:
-        """Bring the scratch's up to date with the first scene, then with the others."""
-        first, *others = self._published.items()
-        once = self._try("catalogue", partial(bring_up_to_date, self._place, dict([first])))
-        every = partial(bring_up_to_date, self._place, dict([first, *others]))
-        each = self._try("catalogue", every) if others else once
-        return once, replace(each, items=max(1, len(others)))
+        """Make the scratch's of all scenes, then once more, which tells what further scenes take."""
+        found = self._published
+        anew = dict.fromkeys(found, "")
+        first, again = (
+            self._try("catalogue", partial(bring_up_to_date, self._place, fingerprints))
+            for fingerprints in (found, anew)
+        )
+        return replace(first, items=len(found)), replace(again, items=len(found))
 
     def other_bytes(self) -> float:
         """Stored beside what tiles wrote, for each scene."""
@@ -157,8 +159,10 @@ class _Rehearsal:
         lease, jobs = Step(), []
         for scene in group.sampled:
             assert scene.job is not None
-            lease += self._try(scene.scene_id, partial(self._leases.take, scene.scene_id))
-            jobs.append(replace(scene.job, output=self._place, holder=self._leases.token))
+            job = replace(scene.job, output=self._place, holder=self._leases.token)
+            lease += self._try(job.scene_id, partial(self._leases.take, job.scene_id))
+            lease += self._try(job.scene_id, partial(standing, job.store(), job.fingerprint))
+            jobs.append(job)
         first = self._phase([Work(job, None) for job in jobs[:1]], Prepared)
         others = self._phase([Work(job, None) for job in jobs[1:]], Prepared)
         ready = _scene_ids(first, others)

@@ -41,9 +41,10 @@ def plan(settings: PlanSettings, as_json: bool) -> None:
     else:
         made, estimate = make_plan(settings, model), None
     facts = _facts(made)
-    figures = {} if estimate is None else {"estimate": estimate_facts(estimate, sheet)}
+    figures = None if estimate is None else _estimate_facts(estimate, sheet)
     if as_json:
-        print_json({**facts, **figures, "scenes": [scene.summary() for scene in made.scenes]})
+        asked = {"estimate": figures} if settings.estimate else {}
+        print_json({**facts, **asked, "scenes": [scene.summary() for scene in made.scenes]})
         return
     rows = [scene.summary() for scene in made.scenes]
     print_table(rows, f"plan for {redact(settings.source)} -> {redact(settings.output)}")
@@ -52,8 +53,8 @@ def plan(settings: PlanSettings, as_json: bool) -> None:
         f"compression, about {facts['worker_memory_gigabytes']} GB per worker",
         markup=False,
     )
-    if figures:
-        _print_estimate(figures["estimate"])
+    if figures is not None:
+        _print_estimate(figures)
 
 
 def _facts(made: Plan) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _facts(made: Plan) -> dict[str, Any]:
     }
 
 
-def estimate_facts(estimate: Estimate, sheet: PriceSheet | None) -> dict[str, Any]:
+def _estimate_facts(estimate: Estimate, sheet: PriceSheet | None) -> dict[str, Any]:
     """The figures of an estimate and, where there are prices, its cost."""
     from pipeline.estimate.prices import cost
 

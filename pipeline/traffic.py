@@ -43,6 +43,11 @@ class Traffic:
         """As many requests, for so much more content."""
         return Traffic(self.requests, self.received * factor, self.sent * factor)
 
+    def at_least_none(self) -> Traffic:
+        """The same without what is less than none, as a difference may be."""
+        requests = {kind: max(0, count) for kind, count in self.requests.items()}
+        return Traffic(requests, max(0, self.received), max(0, self.sent))
+
 
 _lock = threading.Lock()  # several event loops send
 _total = Traffic()

@@ -122,7 +122,9 @@ def test_requests_agree_with_a_run(proxy: FaultProxy, model: Path, tmp_path: Pat
     source, output = "s3://archive/estimate/in", "s3://archive/estimate/out"
     filesystem, inner = open_filesystem(output)
     filesystem.put(f"{tmp_path}/", source, recursive=True)
-    facts = _estimate(_settings(source, output, model)).to_dict()
+    facts = _estimate(_settings(source, output, model), seconds=0).to_dict()
+    [group] = facts["rests_on"]["groups"]
+    assert group["tiles_measured"] == 2 + 3 and group["tiles"] == 25
     assert set(filesystem.find(inner)) <= {inner}  # SeaweedFS still shows the folder
     filesystem.invalidate_cache()
     proxy.disturb()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.estimate.measured import Measured, Trial
-from pipeline.estimate.rates import Amount, Rates
+from pipeline.estimate.rates import PER_TILE, Amount, Rates
 from pipeline.estimate.sample import Group, open_load
 from pipeline.traffic import KINDS, Traffic
 
@@ -56,9 +56,11 @@ class Part:
     def preparing(self) -> Amount:
         return self.rates.prepare * self.prepared
 
-    @property
-    def publishing(self) -> Amount:
-        return self.rates.publish * len(self.group.scenes)
+    def publishing(self, *, s3: bool) -> Amount:
+        """Of all scenes; requests for each tile only where the result is on S3."""
+        amount = self.rates.publish * len(self.group.scenes)
+        tiles = sum(scene.tiles for scene in self.group.scenes)
+        return amount + Amount(0.0, PER_TILE * tiles) if s3 else amount
 
     @property
     def stored(self) -> float:
@@ -121,7 +123,7 @@ class Estimate:
         tiles = sum(part.tiles.seconds for part in self.parts)
         error = sum(part.tiles.seconds * (part.rates.error or 0.0) for part in self.parts)
         prepare = sum(part.preparing.seconds for part in self.parts)
-        publish = sum(part.publishing.seconds for part in self.parts)
+        publish = sum(part.rates.publish.seconds * len(part.group.scenes) for part in self.parts)
         driver = publish + self.tiles * DRIVER_SECONDS
         beside, last = self._beside, publish / self.scenes
         middle = max((tiles + prepare) / workers, driver)
@@ -158,8 +160,9 @@ class Estimate:
     @property
     def traffic(self) -> Traffic:
         total = self.planning.traffic + self.trial.leasing.traffic + self._catalogue.traffic
+        s3 = total.of("PUT") > 0  # of leases and the catalogue
         for part in self.parts:
-            total += (part.tiles + part.preparing + part.publishing).traffic
+            total += (part.tiles + part.preparing + part.publishing(s3=s3)).traffic
         return total
 
     @property

@@ -42,7 +42,7 @@ class Measured:
         first_prepare, prepare: of the first scene, of the others together.
         opening, steady: tiles; their `ended` hold records only.
         opening_loads, steady_loads: of each of these tiles.
-        driver: leases, publishing and quicklooks; an item is a scene.
+        driver: leases, publishing and quicklooks, without the requests that are one for each tile.
         publish_seconds: of it, publishing one scene.
     """
 

@@ -96,7 +96,7 @@ class MeteredPool:
 
     def meter(self) -> Meter:
         """Of all actors together; of the memory, the largest."""
-        asked = [seat.actor.meter.remote() for seat in self._pool.seats if not seat.starting]
+        asked = [seat.actor.meter.remote() for seat in self._pool.seats if seat.starting is None]
         meters: list[Meter] = ray.get(asked)
         total = sum((meter.traffic for meter in meters), Traffic())
         return Meter(total, max((meter.peak for meter in meters), default=0))
@@ -121,5 +121,5 @@ class MeteredPool:
                 flying -= 1
                 ended.append(Ended(work, result, time.monotonic() - began))
         now = self.meter().traffic
-        spent, self._before = now - self._before, now
+        spent, self._before = (now - self._before).at_least_none(), now  # a dead one's are lost
         return Phase(ended[-1].at if ended else 0.0, spent, tuple(ended))

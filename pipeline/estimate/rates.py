@@ -12,6 +12,8 @@ from pipeline.estimate.metered import Ended, Phase
 from pipeline.estimate.sample import Group, Load
 from pipeline.traffic import Traffic
 
+# Publishing reads a tile's record; the quicklook asks for the tile's part and reads it.
+PER_TILE = Traffic({"GET": 2, "HEAD": 1})
 _CERTAIN = 2.0  # standard errors to each side
 
 
@@ -41,7 +43,7 @@ class Rates:
         prepare: of a scene.
         opening: of a tile that is the first of its scene in a worker.
         tile: of any other.
-        publish: seconds of the driver, and traffic, of a scene.
+        publish: seconds of the driver, and traffic, of a scene, but for `PER_TILE`.
         bytes_per_value: stored for each HR value, by what tiles write.
         parts: mean seconds of a tile's read, compute and write, which overlap.
         spread: deviation of tiles' seconds per LR value as part of their mean; None of one tile.
@@ -81,7 +83,7 @@ class Rates:
         every, all_loads = (*opened.ended, *steady.ended), measured.loads
         stored = [sum(item.bytes for item in each.result.objects) for each in every]
         dense = [size / load.hr_values for size, load in zip(stored, all_loads, strict=True)]
-        driver = measured.driver.traffic * (1 / max(1, len(_scenes(opened.ended))))
+        driver = measured.driver.traffic.at_least_none() * (1 / max(1, len(_scenes(opened.ended))))
         return cls(
             prepare.resized(bands),
             opening,

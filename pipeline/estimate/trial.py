@@ -34,6 +34,7 @@ from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe
 from pipeline.store import TileRecord
+from pipeline.traffic import Traffic
 from pipeline.worker import Prepared
 
 _ENOUGH = 48  # further tiles of a group for each worker: more would tell little
@@ -64,9 +65,11 @@ def rehearse(
             metered.wait()
             starting = time.monotonic() - began
             rehearsal = _Rehearsal(settings, model, place, metered, margin)
-            rehearsal.measure(groups, time.monotonic() + seconds)
-            worker_peak = metered.meter().peak
-            pool.close()
+            try:
+                rehearsal.measure(groups, time.monotonic() + seconds)
+                worker_peak = metered.meter().peak
+            finally:
+                pool.close()
             closing = time.monotonic()
         ending = time.monotonic() - closing
         catalogue = rehearsal.catalogue()
@@ -131,7 +134,7 @@ class _Rehearsal:
             raise UsageError(f"cannot estimate: {'; '.join(self.notes[:3])}")
 
     def catalogue(self) -> tuple[Step, Step]:
-        """Make the scratch's of all scenes, then once more, which tells what further scenes take."""
+        """Make the scratch's, then once more, which tells what further scenes take."""
         found = self._published
         anew = dict.fromkeys(found, "")
         first, again = (
@@ -217,7 +220,7 @@ class _Rehearsal:
                 self._published[job.scene_id] = job.fingerprint
                 drawn = self._try(job.scene_id, partial(save_quicklook, self._place, job.scene_id))
                 released = self._try(job.scene_id, partial(self._leases.release, job.scene_id))
-                beside = drawn.traffic + released.traffic
+                beside = drawn.traffic + released.traffic - _of_tiles(job)
                 total += replace(step, traffic=step.traffic + beside)
         return total
 
@@ -230,6 +233,16 @@ class _Rehearsal:
             store.put_state("scene.json", json.dumps(state).encode())
 
         return bool(self._try(job.scene_id, cut).items)
+
+
+def _of_tiles(job: SceneJob) -> Traffic:
+    """The requests among those of publishing that are one for each tile.
+
+    A tile's record is read; its part of the quicklook is asked for and read, or, of a tile that was
+    not done, looked for in vain.
+    """
+    tiles, done = len(job.grid), len(job.store().ledger())
+    return Traffic({"GET": 2 * done, "HEAD": tiles, "LIST": tiles - done})
 
 
 def _scene_ids(*phases: Phase) -> set[str]:

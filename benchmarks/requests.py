@@ -2,7 +2,7 @@
 
     python -m benchmarks.requests
 
-Every request of this process is counted where it leaves (aiobotocore), on a real SeaweedFS, while a
+Every request of this process is counted where it leaves, on a real SeaweedFS, while a
 plan, a worker and a store do what a run does, without Ray. Scenes of 4 and of 16 tiles tell the
 part of a tile from that of its scene.
 """
@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
-from aiobotocore.httpsession import AIOHTTPSession
 
 from benchmarks.common import make_net, print_table, write_checkpoint, write_scene
 from infra.local_s3 import LocalS3
@@ -27,34 +23,19 @@ from pipeline.job import load_model
 from pipeline.lease import Leases
 from pipeline.plan import Model, SceneJob, make_plan
 from pipeline.settings import RunSettings
+from pipeline.traffic import Traffic, so_far
 from pipeline.worker import Worker
 
 _TILE = 16
 _KINDS = ("GET", "HEAD", "LIST", "PUT", "DELETE")
 
 
-def _kind(request: Any) -> str:
-    query = urlsplit(request.url).query
-    if "list-type=2" in query:
-        return "LIST"
-    return "DELETE" if request.method == "POST" and "delete" in query else str(request.method)
-
-
 @contextmanager
-def _counted() -> Iterator[Counter[str]]:
-    """The requests that are sent inside, by kind."""
-    counts: Counter[str] = Counter()
-    send = AIOHTTPSession.send
-
-    async def counting(self: Any, request: Any) -> Any:
-        counts[_kind(request)] += 1
-        return await send(self, request)
-
-    AIOHTTPSession.send = counting
-    try:
-        yield counts
-    finally:
-        AIOHTTPSession.send = send
+def _counted(counts: dict[str, Traffic], step: str) -> Iterator[None]:
+    """Keep what is sent inside as the traffic of a step."""
+    before = so_far()
+    yield
+    counts[step] = so_far() - before
 
 
 def _settings(server: LocalS3, side: int, model: Path) -> RunSettings:
@@ -64,22 +45,22 @@ def _settings(server: LocalS3, side: int, model: Path) -> RunSettings:
     )
 
 
-def _steps(settings: RunSettings, model: Model) -> dict[str, Counter[str]]:
+def _steps(settings: RunSettings, model: Model) -> dict[str, Traffic]:
     """The requests of each step of one scene's way through a run."""
-    counts: dict[str, Counter[str]] = {}
-    with _counted() as counts["plan, new"]:
+    counts: dict[str, Traffic] = {}
+    with _counted(counts, "plan, new"):
         [scene] = make_plan(settings, model).work
     job = scene.job
     assert job is not None
     worker = Worker(model.data, "cpu", 1, "fp32")
-    with _counted() as counts["prepare"]:
+    with _counted(counts, "prepare"):
         worker.prepare(job)
-    with _counted() as counts["tiles"]:
+    with _counted(counts, "tiles"):
         for tile in job.grid:
             worker.process(job, tile)
-    with _counted() as counts["lease and publish"]:
+    with _counted(counts, "lease and publish"):
         _publish(settings, job)
-    with _counted() as counts["plan, published"]:
+    with _counted(counts, "plan, published"):
         assert not make_plan(settings, model).work
     return counts
 
@@ -93,7 +74,7 @@ def _publish(settings: RunSettings, job: SceneJob) -> None:
         leases.release(job.scene_id)
 
 
-def _measure(server: LocalS3, side: int, model_path: Path) -> dict[str, Counter[str]]:
+def _measure(server: LocalS3, side: int, model_path: Path) -> dict[str, Traffic]:
     with tempfile.TemporaryDirectory() as folder:
         write_scene(Path(folder) / "scene.zarr", 8, side * _TILE, side * _TILE, chunk=_TILE)
         filesystem = fsspec.filesystem("s3")
@@ -109,7 +90,7 @@ def main() -> None:
         write_checkpoint(make_net(8, features=16, blocks=1), model)
         small, large = (_measure(server, side, model) for side in (2, 4))
     rows = [
-        [step, tiles, *(counts[step][kind] for kind in _KINDS)]
+        [step, tiles, *(int(counts[step].of(kind)) for kind in _KINDS)]
         for step in small
         for tiles, counts in ((4, small), (16, large))
     ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_evaluate, cli_finetune, cli_integrity, cli_report
+from pipeline import cli_evaluate, cli_finetune, cli_integrity, cli_plan, cli_report
 from pipeline.catalog import Reconciliation, list_scenes
 from pipeline.console import INTERRUPTED, USAGE, Output
 from pipeline.console import err as _err
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_plan.app)
 app.add_typer(cli_integrity.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_finetune.app)
@@ -87,42 +88,6 @@ def _print_report(report: Any) -> None:
 
 def _percent(part: float | None) -> str:
     return "" if part is None else f"{part:.2%}"
-
-
-@app.command()
-@settings_options(
-    RunSettings,
-    "workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-    "devices",
-    "max_inconsistency",
-    "max_attempts",
-    "lease_seconds",
-    "ray_address",
-)
-def plan(settings: RunSettings, as_json: bool) -> None:
-    """Show what a run would do, without doing it."""
-    from pipeline.job import load_model
-    from pipeline.plan import make_plan
-
-    made = make_plan(settings, load_model(settings))
-    rows = [scene.summary() for scene in made.scenes]
-    facts = {
-        "tiles": sum(scene.tiles - len(scene.done) for scene in made.work),
-        "raw_gigabytes": round(sum(scene.bytes_raw for scene in made.work) / 1e9, 3),
-        "worker_memory_gigabytes": round(made.worker_bytes / 1e9, 2),
-        "ignored_files": len(made.ignored),
-    }
-    if as_json:
-        _print_json({**facts, "scenes": rows})
-        return
-    _table(rows, f"plan for {redact(settings.source)} -> {redact(settings.output)}")
-    _out.print(
-        f"{facts['tiles']} tiles to do, {facts['raw_gigabytes']} GB of float32 before "
-        f"compression, about {facts['worker_memory_gigabytes']} GB per worker",
-        markup=False,
-    )
 
 
 @app.command("list")

@@ -30,6 +30,7 @@ from botocore.exceptions import (
 )
 from s3fs import S3FileSystem
 
+from pipeline import traffic
 from pipeline.errors import StoreUnavailable
 from pipeline.storage import describe, retry_seconds
 
@@ -129,6 +130,7 @@ class _PatientSession(AIOHTTPSession):  # type: ignore[misc]
         patience = Patience(request.url)
         while True:
             unreachable = False
+            response = None
             try:
                 response = await super().send(request)
                 fault = await _fault_of(request, response)
@@ -137,11 +139,22 @@ class _PatientSession(AIOHTTPSession):  # type: ignore[misc]
             except _LOST as error:
                 fault = describe(error)
                 unreachable = isinstance(error, _NO_CONNECTION)
+            finally:
+                _count(request, response)
             if not fault:
                 patience.answered()
                 return response
             await patience.wait(fault, unreachable=unreachable)
             request.reset_stream()
+
+
+def _count(request: Any, response: Any) -> None:
+    """A request and its answer, None where there was none, for `pipeline.traffic`."""
+    got = response is not None and request.method == "GET"
+    received = int(response.headers.get("content-length", 0)) if got else 0
+    headers = request.headers
+    sent = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length") or 0
+    traffic.add(request.method, request.url, received, int(sent))
 
 
 async def _fault_of(request: Any, response: Any) -> str:

@@ -151,3 +151,24 @@ class RunSettings(Settings):
         if not value.strip():
             raise ValueError("must not be empty")
         return value
+
+
+class PlanSettings(RunSettings):
+    """Options of `sr-archive plan`."""
+
+    estimate: bool = Field(
+        False, description="Measure some tiles here, and estimate time, bytes, requests, cost."
+    )
+    estimate_seconds: float = Field(
+        60.0, ge=1, le=3600, description="About how long --estimate may measure."
+    )
+    prices: str | None = Field(
+        None, description="With --estimate: TOML or JSON file of prices, for the cost."
+    )
+
+    @field_validator("prices")
+    @classmethod
+    def _of_an_estimate(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not info.data.get("estimate", True):
+            raise ValueError("needs --estimate")
+        return value

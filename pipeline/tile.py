@@ -99,7 +99,12 @@ def scene_engines(engine: Engine, calibration: Calibration) -> tuple[Engine, ...
 
 def margin_of(engine: Engine, *, conserve: bool = False) -> int:
     """LR pixels around a core: the network's halo, what fills gaps inside it, and conserving's."""
-    return engine.halo + FILL_DEPTH + (reach(bicubic(engine.config.scale)) if conserve else 0)
+    return margin_around(engine.halo, engine.config.scale, conserve=conserve)
+
+
+def margin_around(halo: int, scale: int, *, conserve: bool = False) -> int:
+    """The same, of a network with this halo and scale."""
+    return halo + FILL_DEPTH + (reach(bicubic(scale)) if conserve else 0)
 
 
 def super_resolve(

@@ -1,0 +1,44 @@
+"""The plan and what it will take, in one call."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.estimate.extrapolation import Estimate
+from pipeline.estimate.rates import Amount
+from pipeline.estimate.sample import groups_of
+from pipeline.estimate.trial import rehearse
+from pipeline.plan import Model, Plan, make_plan
+from pipeline.settings import RunSettings
+from pipeline.storage import is_local, open_filesystem
+from pipeline.tile import margin_around
+from pipeline.traffic import so_far
+
+
+def plan_and_estimate(
+    settings: RunSettings, model: Model, seconds: float
+) -> tuple[Plan, Estimate | None]:
+    """Plan, and rehearse within about so many seconds; None where nothing is to be done.
+
+    Raises:
+        UsageError: as `make_plan` and `rehearse`.
+    """
+    before, began = so_far(), time.monotonic()
+    plan = make_plan(settings, model)
+    planning = Amount(time.monotonic() - began, so_far() - before)
+    scale, conserve = model.card.architecture.scale, settings.conserve
+    margin = margin_around(model.halo, scale, conserve=conserve)
+    groups = groups_of(plan.work, margin)
+    if not groups:
+        return plan, None
+    trial = rehearse(settings, model, groups, margin, seconds)
+    counted = all(_is_counted(url) for url in (settings.source, settings.output))
+    return plan, Estimate.of(trial, groups, margin, planning, plan.worker_bytes, counted=counted)
+
+
+def _is_counted(url: str) -> bool:
+    """Whether requests to a store are counted: S3's are, and a disk gets none."""
+    filesystem, _ = open_filesystem(url)
+    protocols = filesystem.protocol
+    names = {protocols} if isinstance(protocols, str) else set(protocols)
+    return is_local(filesystem) or bool(names & {"s3", "s3a"})

@@ -14,6 +14,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -57,6 +58,20 @@ def archive(
         return error
     finally:
         tasks.close()
+
+
+def refuse_endless_retries(retries: int) -> None:
+    """An automation begins crashed runs again, also those that will always crash.
+
+    Raises:
+        UsageError: this flow run was begun more often than `retries` allows.
+    """
+    begun = int(flow_run.run_count or 1)
+    if begun > 1 + retries:
+        raise UsageError(
+            f"begun {begun - 1} times and crashed each time: see the logs of this flow run, mend "
+            "the cause, and run the deployment again; it resumes"
+        )
 
 
 @flow(
@@ -141,6 +156,7 @@ def sr_archive(
     logger = get_run_logger()
     outcome: RunReport | UsageError | TimeOver
     try:
+        refuse_endless_retries(retries)
         settings = RunSettings.from_options(options)
         attempt = archive.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
         outcome = attempt(settings, logger, time_limit_hours)

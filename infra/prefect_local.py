@@ -17,9 +17,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+import yaml
+
 from infra.processes import StartError, port_is_free, start, stop, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
+AUTOMATIONS = ROOT / "infra" / "prefect" / "automations.yaml"
 POOL = "sr-pool"
 DEPLOYMENT = "sr-archive/default"
 NEW_ACQUISITIONS = "sr-archive/new-acquisitions"
@@ -122,6 +125,7 @@ class LocalPrefect:
         self._start_server()
         self.prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         self.prefect("--no-prompt", "deploy", "--name", "default")
+        self._make_automations()
         self._start_worker()
         if self._watch is not None:
             self._start_arrivals(self._watch)
@@ -160,6 +164,7 @@ class LocalPrefect:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(self.home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the automations rely on it
             "DO_NOT_TRACK": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -227,6 +232,13 @@ class LocalPrefect:
         command = ["worker", "start", "--pool", POOL, "--name", f"local-{os.getpid()}"]
         process = self._run("worker", command, log)
         wait_until(self._worker_online, process, WORKER_TIMEOUT, "the Prefect worker", log)
+
+    def _make_automations(self) -> None:
+        """Those of infra/prefect that the server, if it was here before, does not have yet."""
+        known = {each["name"] for each in self.request("/automations/filter", {})}
+        for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+            if automation["name"] not in known:
+                self.prefect("automation", "create", "--from-json", json.dumps(automation))
 
     def _start_arrivals(self, watch: Watch) -> None:
         place = {"SR_ARCHIVE_SOURCE": watch.source, "SR_ARCHIVE_OUTPUT": watch.output}

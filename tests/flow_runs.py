@@ -117,10 +117,10 @@ class FlowRun:
         return self.state
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONGEST
+def wait_until(true: Callable[[], bool], what: str, longest: float = LONGEST) -> None:
+    deadline = time.monotonic() + longest
     while not true():
-        assert time.monotonic() < deadline, f"no {what} within {LONGEST:.0f} s"
+        assert time.monotonic() < deadline, f"no {what} within {longest:.0f} s"
         time.sleep(0.05)
 
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -19,6 +20,7 @@ from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
 from pipeline.leftovers import sweep
+from pipeline.metrics import RunMeters
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
@@ -67,7 +69,7 @@ class Run:
         self._settings = settings
         self._model = model
         self._plan = plan
-        self._listeners = listeners
+        self._listeners = list(listeners)
         self._began = time.monotonic()
         started = datetime.now(UTC)
         run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -187,8 +189,10 @@ class Run:
             for scene in self._plan.work:
                 assert scene.job is not None
                 self._dispatcher.add(replace(scene.job, holder=self._leases.token))
-            self._dispatcher.run()
-            pool.close()
+            with closing(RunMeters(self._plan, self._rows)) as meters, closing(pool):
+                self._listeners.append(meters)
+                self._dispatcher.run()
+                self._listeners.remove(meters)
 
     def _admit(self, job: SceneJob) -> Admission:
         """Take the scene's lease; what another run has done since the plan is not done again."""
@@ -240,7 +244,7 @@ class Run:
             events.TileFinished(
                 job.scene_id,
                 record.tile,
-                _tile_pixel_bands(job, record.tile),
+                job.pixel_bands_of(record.tile),
                 round(sum(record.seconds.values()), 4),
             )
         )
@@ -312,13 +316,5 @@ class Run:
 
 def _open_pixel_bands(scene: ScenePlan) -> int:
     assert scene.job is not None
-    done = sum(_tile_pixel_bands(scene.job, key) for key in scene.done)
+    done = sum(scene.job.pixel_bands_of(key) for key in scene.done)
     return scene.job.pixel_bands - done
-
-
-def _tile_pixel_bands(job: SceneJob, key: str) -> int:
-    row, column = (int(part) for part in key.split("."))
-    tile = job.grid.tile
-    height = min(tile, job.grid.height - row * tile)
-    width = min(tile, job.grid.width - column * tile)
-    return height * width * job.grid.scale**2 * job.bands

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
@@ -20,6 +20,7 @@ from pipeline.storage import describe, redact
 
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
+_ROUNDING = 1e-6  # three thirds of a GPU are one
 
 
 @contextmanager
@@ -81,14 +82,39 @@ def _check_reachable(address: str | None) -> None:
         ) from None
 
 
+Nodes = Sequence[Mapping[str, float]]
+
+
+def nodes_now() -> Nodes:
+    """The resources of each node that is alive."""
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in known if node["Alive"]]
+
+
 @dataclass(frozen=True)
 class Share:
-    """What one actor gets."""
+    """What one actor gets.
+
+    Attributes:
+        workers: how many actors there are at first.
+        grows: nobody said how many; nodes that join get some too.
+    """
 
     device: Literal["cpu", "cuda"]
     workers: int
     cpus: float
     gpus: float
+    grows: bool = False
+
+    def places(self, nodes: Nodes) -> int:
+        """How many actors with this share the nodes hold, were they empty."""
+        return sum(self._places_on(node) for node in nodes)
+
+    def _places_on(self, node: Mapping[str, float]) -> int:
+        places = int(node.get("CPU", 0) / self.cpus)
+        if self.gpus:  # an actor's part is of one GPU
+            places = min(places, int(node.get("GPU", 0)) * int(1 / self.gpus + _ROUNDING))
+        return places
 
     @classmethod
     def of_cluster(
@@ -98,7 +124,7 @@ class Share:
         cpus: int | None = None,
         gpus: float | None = None,
     ) -> Share:
-        """One actor per GPU, or per two CPUs, of what Ray has now.
+        """One actor per GPU, or per two CPUs, of what Ray has now and of nodes that join later.
 
         Args:
             devices: auto, cpu or cuda.
@@ -109,14 +135,12 @@ class Share:
         Raises:
             UsageError: GPUs are asked for and there are none, or more workers than CPUs.
         """
-        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = [node["Resources"] for node in known if node["Alive"]]
-        return cls.of_nodes(nodes, devices, workers, cpus, gpus)
+        return cls.of_nodes(nodes_now(), devices, workers, cpus, gpus)
 
     @classmethod
     def of_nodes(
         cls,
-        nodes: Sequence[Mapping[str, float]],
+        nodes: Nodes,
         devices: str,
         workers: int | None,
         cpus: int | None = None,
@@ -127,6 +151,20 @@ class Share:
         A share that was not asked for is no larger than the node it is for: an actor that fits on
         no node would be waited for without end.
         """
+        share = cls._divided(nodes, devices, workers, cpus, gpus)
+        if workers:
+            return share
+        return replace(share, workers=max(1, share.places(nodes)), grows=True)
+
+    @classmethod
+    def _divided(
+        cls,
+        nodes: Nodes,
+        devices: str,
+        workers: int | None,
+        cpus: int | None,
+        gpus: float | None,
+    ) -> Share:
         gpus_now = int(sum(node.get("GPU", 0) for node in nodes))
         if devices == "cpu" and gpus:
             raise UsageError("--gpus-per-worker: there are none with --devices cpu")
@@ -143,9 +181,7 @@ class Share:
         return cls("cuda", count, float(threads), each)
 
     @classmethod
-    def _of_cpus(
-        cls, nodes: Sequence[Mapping[str, float]], workers: int | None, each: int | None
-    ) -> Share:
+    def _of_cpus(cls, nodes: Nodes, workers: int | None, each: int | None) -> Share:
         there = _cpus(nodes)
         count = workers or max(1, there // (each or 2))
         if each is None and count > there:
@@ -154,5 +190,5 @@ class Share:
         return cls("cpu", count, float(each or min(there // count, largest)), 0.0)
 
 
-def _cpus(nodes: Sequence[Mapping[str, float]]) -> int:
+def _cpus(nodes: Nodes) -> int:
     return max(1, int(sum(node.get("CPU", 0) for node in nodes)))

@@ -118,24 +118,26 @@ class Worker:
         started = time.perf_counter()
         values = read_tile(context, tile)
         read = time.perf_counter()
-        content, spent = self._compute.submit(self._timed, context, values).result()
+        content, wait, spent = self._compute.submit(self._timed, context, values, read).result()
         # A process that stood still may wake when the scene is another run's.
         if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
             raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
         with _writing(f"tile {tile.key}"):
-            record = write_tile(
-                context, output, tile, content, read=round(read - started, 4), compute=spent
-            )
+            spans = {"read": read - started, "wait": wait, "compute": spent}
+            record = write_tile(context, output, tile, content, **spans)
             engine = self._engine
             record = replace(record, device=engine.device.type, precision=engine.precision)
             job.store().record(record)
         return record
 
     @staticmethod
-    def _timed(context: SceneContext, values: TileInput) -> tuple[TileOutput, float]:
+    def _timed(
+        context: SceneContext, values: TileInput, asked: float
+    ) -> tuple[TileOutput, float, float]:
+        """The result, and the seconds until this thread was free for it and that it took."""
         started = time.perf_counter()
         content = compute_tile(context, values)
-        return content, round(time.perf_counter() - started, 4)
+        return content, started - asked, time.perf_counter() - started
 
     @staticmethod
     def _encoding(

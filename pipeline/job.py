@@ -22,7 +22,7 @@ from pipeline.lease import LeaseLost, Leases
 from pipeline.leftovers import sweep
 from pipeline.metrics import RunMeters
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
-from pipeline.publishing import Publisher
+from pipeline.publishing import Publisher, Publishing
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import load_registered
 from pipeline.run_report import RunReport, SceneRow
@@ -77,7 +77,8 @@ class Run:
         self._record = f"{STATE}/runs/{run_id}.json"
         self._rows: dict[str, SceneRow] = {}
         self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
-        self._publisher = Publisher(model, self._leases, self.report, settings.max_inconsistency)
+        limit = settings.max_inconsistency
+        self._publishing = Publishing(Publisher(model, self._leases, self.report, limit))
         self._held: set[str] = set()
         self._left: dict[str, int] = {}
         self._clock: dict[str, float] = {}
@@ -191,7 +192,9 @@ class Run:
                 self._dispatcher.add(replace(scene.job, holder=self._leases.token))
             with closing(RunMeters(self._plan, self._rows)) as meters, closing(pool):
                 self._listeners.append(meters)
-                self._dispatcher.run()
+                with closing(self._publishing):
+                    self._dispatcher.run()
+                self._conclude()
                 self._listeners.remove(meters)
 
     def _admit(self, job: SceneJob) -> Admission:
@@ -236,6 +239,7 @@ class Run:
         self._emit(events.SceneStarted(job.scene_id, len(job.grid), 0))
 
     def _tile_done(self, job: SceneJob, record: TileRecord) -> None:
+        self._conclude()
         lost = self._leases.lost(job.scene_id)
         if lost:
             self._give_up(job, lost)
@@ -270,17 +274,23 @@ class Run:
         self._end(job.scene_id, "skipped", reason)
 
     def _publish(self, job: SceneJob) -> None:
-        try:
-            self._publisher.publish(job, self._rows[job.scene_id])
-        except LeaseLost as lost:
-            self._give_up(job, str(lost))
-        except SceneError as error:  # its tiles and ledger are kept, here and below
-            self._quarantine(job.scene_id, error.code, error.message)
-        except Exception as error:
-            self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
-        else:
-            self._aside.submit(self._draw, job.scene_id)
-            self._end(job.scene_id, "published")
+        self._publishing.begin(job, self._rows[job.scene_id])
+
+    def _conclude(self) -> None:
+        """Tell what became of the scenes whose publishing is over."""
+        for job, publishing in self._publishing.ended():
+            try:
+                publishing.result()
+            except LeaseLost as lost:
+                self._give_up(job, str(lost))
+            except SceneError as error:  # its tiles and ledger are kept, here and below
+                self._quarantine(job.scene_id, error.code, error.message)
+            except Exception as error:
+                reason = f"cannot publish: {describe(error)}"
+                self._quarantine(job.scene_id, "output-failed", reason)
+            else:
+                self._aside.submit(self._draw, job.scene_id)
+                self._end(job.scene_id, "published")
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:
         row = self._rows[scene_id]

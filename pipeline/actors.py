@@ -100,6 +100,7 @@ class TileActor:
 class _Seat:
     """One actor and what it is doing; `starting` is ready when it is alive, and None from then."""
 
+    share: Share
     actor: Any
     starting: Any
     flying: dict[Any, Work] = field(default_factory=dict)
@@ -127,25 +128,24 @@ class ActorPool:
         self, model: bytes, share: Share, precision: Precision = "auto", actor: type = TileActor
     ) -> None:
         self._model = ray.put(model)
-        self._share = share
+        self._shares = share.parts
         self._precision = precision
         self._actor = actor
         self._failed_starts = 0
         self._grows = share.grows
         self._looked = time.monotonic()
         self._meters = Meters(OF_POOL)
-        self.seats = [self._new_seat() for _ in range(share.workers)]
+        self.seats = [self._new_seat(each) for each in self._shares for _ in range(each.workers)]
         self._count()
 
-    def _new_seat(self) -> _Seat:
-        share = self._share
+    def _new_seat(self, share: Share) -> _Seat:
         remote: Any = ray.remote(self._actor)
         handle = remote.options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
         threads = max(1, int(share.cpus))
         started = handle.remote(self._model, share.device, threads, self._precision)
-        return _Seat(started, started.__ray_ready__.remote())
+        return _Seat(share, started, started.__ray_ready__.remote())
 
     def _count(self) -> None:
         waiting = sum(seat.starting is not None for seat in self.seats)
@@ -159,11 +159,11 @@ class ActorPool:
         """
         if not self._grows or time.monotonic() - self._looked < _LOOK_SECONDS:
             return
-        self._looked = time.monotonic()
-        more = self._share.places(nodes_now()) - len(self.seats)
-        if more > 0:
-            self.seats += [self._new_seat() for _ in range(more)]
-            self._count()
+        self._looked, nodes = time.monotonic(), nodes_now()
+        for share in self._shares:
+            there = sum(seat.share is share for seat in self.seats)
+            self.seats += [self._new_seat(share) for _ in range(share.places(nodes) - there)]
+        self._count()
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""
@@ -206,7 +206,7 @@ class ActorPool:
         self._failed_starts += seat.starting is not None
         place = self.seats.index(seat)
         if self._failed_starts < _MOST_FAILED_STARTS:
-            self.seats[place] = self._new_seat()
+            self.seats[place] = self._new_seat(seat.share)
         else:
             del self.seats[place]
             self._grows = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -81,6 +82,7 @@ class Run:
         self._publishing = Publishing(Publisher(model, self._leases, self.report, limit))
         self._held: set[str] = set()
         self._left: dict[str, int] = {}
+        self._devices: Counter[str] = Counter()
         self._clock: dict[str, float] = {}
 
     def execute(self) -> RunReport:
@@ -196,6 +198,9 @@ class Run:
                     self._dispatcher.run()
                 self._conclude()
                 self._listeners.remove(meters)
+        if asked.devices == "mixed":
+            parts = ", ".join(f"{count} on {name}" for name, count in sorted(self._devices.items()))
+            self.report.notes.append(f"tiles by device: {parts or 'none'}")
 
     def _admit(self, job: SceneJob) -> Admission:
         """Take the scene's lease; what another run has done since the plan is not done again."""
@@ -252,6 +257,7 @@ class Run:
                 round(sum(record.seconds.values()), 4),
             )
         )
+        self._devices[record.device] += 1
         self._left[job.scene_id] -= 1
         if not self._left[job.scene_id]:
             self._publish(job)

@@ -96,18 +96,28 @@ class Share:
     """What one actor gets.
 
     Attributes:
+        device: any: a GPU if the actor finds one that works, else its CPUs.
         workers: how many actors there are at first.
         grows: nobody said how many; nodes that join get some too.
+        beside: what actors on nodes without a GPU get, where there are both.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "any"]
     workers: int
     cpus: float
     gpus: float
     grows: bool = False
+    beside: Share | None = None
+
+    @property
+    def parts(self) -> list[Share]:
+        """Of each kind of actor its own; those with a GPU come first."""
+        return [self, *(self.beside.parts if self.beside else [])]
 
     def places(self, nodes: Nodes) -> int:
         """How many actors with this share the nodes hold, were they empty."""
+        if self.device == "any" and not self.gpus:
+            nodes = _without_gpus(nodes)
         return sum(self._places_on(node) for node in nodes)
 
     def _places_on(self, node: Mapping[str, float]) -> int:
@@ -127,13 +137,14 @@ class Share:
         """One actor per GPU, or per two CPUs, of what Ray has now and of nodes that join later.
 
         Args:
-            devices: auto, cpu or cuda.
+            devices: auto, cpu, cuda, or mixed: actors on GPUs and on nodes that have none.
             workers: how many actors.
             cpus: of each actor, whether Ray has them yet or not: an autoscaler brings them.
             gpus: the same of GPUs, or a part of one.
 
         Raises:
-            UsageError: GPUs are asked for and there are none, or more workers than CPUs.
+            UsageError: GPUs are asked for and there are none, or more workers than CPUs, or a
+                number of workers that are of two kinds.
         """
         return cls.of_nodes(nodes_now(), devices, workers, cpus, gpus)
 
@@ -151,10 +162,29 @@ class Share:
         A share that was not asked for is no larger than the node it is for: an actor that fits on
         no node would be waited for without end.
         """
+        if devices == "mixed":
+            return cls._mixed(nodes, workers, cpus, gpus)
         share = cls._divided(nodes, devices, workers, cpus, gpus)
         if workers:
             return share
         return replace(share, workers=max(1, share.places(nodes)), grows=True)
+
+    @classmethod
+    def _mixed(
+        cls, nodes: Nodes, workers: int | None, cpus: int | None, gpus: float | None
+    ) -> Share:
+        if workers:
+            raise UsageError("--workers: with --devices mixed each node gets what it has room for")
+        plain = _without_gpus(nodes)
+        with_gpus = [node for node in nodes if node.get("GPU")]
+        found = [
+            replace(cls.of_nodes(part, devices, None, cpus, asked), device="any")
+            for part, devices, asked in ((with_gpus, "cuda", gpus), (plain, "cpu", None))
+            if any(node.get("CPU") for node in part)
+        ]
+        if not found:
+            raise UsageError("--devices mixed: Ray has no node yet; use --devices cpu or cuda")
+        return replace(found[0], beside=found[1]) if len(found) > 1 else found[0]
 
     @classmethod
     def _divided(
@@ -188,6 +218,10 @@ class Share:
             raise UsageError(f"--workers {count}: Ray has {there} CPUs; use {there} or fewer")
         largest = max([1, *(int(node.get("CPU", 0)) for node in nodes)])
         return cls("cpu", count, float(each or min(there // count, largest)), 0.0)
+
+
+def _without_gpus(nodes: Nodes) -> Nodes:
+    return [node for node in nodes if not node.get("GPU")]
 
 
 def _cpus(nodes: Nodes) -> int:

@@ -62,9 +62,17 @@ class Worker:
 
     Several threads may call `process` at once: reading, computing and writing of different tiles
     then overlap, while only one at a time computes.
+
+    Args:
+        model: a checkpoint, packed.
+        device: cpu, cuda, or any: a GPU if one can be used here. Each tile's record names it.
+        threads: of the network and the codecs.
+        precision: of the settings.
     """
 
     def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
+        if device == "any":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         net, self._card = unpack(model, "the job's model")
         self._engine = inference.compile(net.to(device), precision=precision)
         _tune_process(threads)

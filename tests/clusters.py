@@ -62,6 +62,10 @@ class SmallCluster:
                         found[sample.name.removeprefix("ray_sr_archive_"), label] += sample.value
         return found
 
+    def tiles(self, node: str) -> float:
+        """How many the actors of a node have done."""
+        return self.samples(node)["tiles_total", "cpu"]
+
 
 @contextmanager
 def small_cluster() -> Iterator[SmallCluster]:

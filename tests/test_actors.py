@@ -190,6 +190,23 @@ def test_a_share_fits_on_a_node(nodes: list[dict[str, float]], share: Share) -> 
     assert Share.of_nodes(nodes, "auto", None) == share
 
 
+CPU_NODE, GPU_NODE = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+def test_mixed_nodes_have_actors_of_their_own_kind() -> None:
+    both = Share.of_nodes([{}, CPU_NODE, GPU_NODE], "mixed", None)
+    cpus = Share("any", 4, 2.0, 0.0, True)
+    assert both == Share("any", 2, 4.0, 1.0, True, cpus)
+    assert both.parts == [both, cpus]
+    assert [share.places([CPU_NODE, GPU_NODE, GPU_NODE]) for share in both.parts] == [4, 4]
+    assert Share.of_nodes([CPU_NODE], "mixed", None) == cpus
+    assert Share.of_nodes([GPU_NODE], "mixed", None, 8, 0.5) == Share("any", 2, 8.0, 0.5, True)
+    with pytest.raises(UsageError, match="--workers: with --devices mixed"):
+        Share.of_nodes([CPU_NODE], "mixed", 3)
+    with pytest.raises(UsageError, match="--devices mixed: Ray has no node yet"):
+        Share.of_nodes([{}], "mixed", None)
+
+
 @pytest.mark.parametrize(
     ("share", "node", "places"),
     [

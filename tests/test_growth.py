@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import RunSettings, events
+from pipeline import RunSettings, UsageError, events
 from pipeline.events import Event
 from pipeline.job import run
 from pipeline.store import SceneStore
@@ -29,23 +29,31 @@ def until(true: Callable[[], bool]) -> bool:
     return found
 
 
-class Joining:
-    """Adds a node after the first tile, and slows the driver down until that node has done some."""
+class Paced:
+    """Slows the driver down until each of these nodes has done some tiles."""
 
-    def __init__(self, cluster: SmallCluster) -> None:
-        self.cluster, self.node, self.tiles, self.seen = cluster, "", 0, False
+    def __init__(self, cluster: SmallCluster, nodes: list[str]) -> None:
+        self.cluster, self.nodes, self.tiles = cluster, nodes, 0
         self._deadline = time.monotonic() + PATIENCE
+        self._seen = False
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, events.TileFinished):
             return
         self.tiles += 1
-        if not self.node:
-            self.node = self.cluster.add(1)
-        if not self.seen and time.monotonic() < self._deadline:
+        if not self._seen and time.monotonic() < self._deadline:
             time.sleep(0.5)
             self.cluster.find_agents()
-            self.seen = self.cluster.samples(self.node)["tiles_total", "cpu"] > 0
+            self._seen = all(self.cluster.tiles(node) for node in self.nodes)
+
+
+class Joining(Paced):
+    """Adds a node after the first tile."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, events.TileFinished) and not self.tiles:
+            self.nodes.append(self.cluster.add(1))
+        super().__call__(event)
 
 
 def write_source(folder: Path) -> Path:
@@ -59,18 +67,18 @@ def write_source(folder: Path) -> Path:
     return folder
 
 
+def settings_in(folder: Path, **options: object) -> RunSettings:
+    given = {"source": folder / "source", "output": folder / "out", "model": write_model(folder)}
+    texts = {name: str(path) for name, path in given.items()}
+    return RunSettings.from_options({**texts, "tile": 8, "devices": "cpu", **options})
+
+
 def test_a_node_that_joins_gets_tiles_and_every_node_counts_its_own(tmp_path: Path) -> None:
-    settings = RunSettings(
-        source=str(write_source(tmp_path / "source")),
-        output=str(tmp_path / "out"),
-        model=str(write_model(tmp_path)),
-        tile=8,
-        devices="cpu",
-        max_attempts=2,
-    )
+    write_source(tmp_path / "source")
+    settings = settings_in(tmp_path, max_attempts=2)
     with small_cluster() as cluster:
         first = cluster.add(1)
-        joining = Joining(cluster)
+        joining = Joining(cluster, [first])
         report = run(settings.model_copy(update={"ray_address": cluster.address}), [joining])
         assert {row.scene_id: row.status for row in report.rows} == {
             "sound": "published",
@@ -81,8 +89,8 @@ def test_a_node_that_joins_gets_tiles_and_every_node_counts_its_own(tmp_path: Pa
         all_nodes = cluster.samples()
         assert all_nodes["tiles_total", "cpu"] == 400 == joining.tiles
         assert all_nodes["pixel_bands_total", "cpu"] == (160 * 4) ** 2 * 12
-        parts = [cluster.samples(node)["tiles_total", "cpu"] for node in (first, joining.node)]
-        assert min(parts) > 0 and sum(parts) == 400
+        parts = [cluster.tiles(node) for node in joining.nodes]
+        assert len(parts) == 2 and min(parts) > 0 and sum(parts) == 400
 
         ledger = SceneStore(settings.output, "sound").ledger().values()
         for stage in ("read", "wait", "compute", "write"):
@@ -99,3 +107,22 @@ def test_a_node_that_joins_gets_tiles_and_every_node_counts_its_own(tmp_path: Pa
         for gauge in ("open_tiles", ""), ("actors", "alive"), ("actors", "waiting"):
             assert gauge in all_nodes and all_nodes[gauge] == 0
         assert not any("sound" in cluster.text(node) for node in cluster.agents)
+
+
+def test_nodes_with_and_without_a_gpu_share_a_run_and_each_tile_says_where_it_was_made(
+    tmp_path: Path,
+) -> None:
+    """The GPU is one in Ray's books only, so its actor finds none and says so: cpu."""
+    write_zarr(tmp_path / "source" / "sound.zarr", counts(160, 160), scale_factor=SCALE_FACTOR)
+    with small_cluster() as cluster:
+        nodes = [cluster.add(1, num_gpus=1), cluster.add(1)]
+        settings = settings_in(tmp_path, ray_address=cluster.address, devices="mixed")
+        report = run(settings, [Paced(cluster, nodes)])
+        assert report.count("published") == 1
+        assert report.notes == ["tiles by device: 400 on cpu"]
+        assert until(lambda: sum(cluster.tiles(node) for node in nodes) >= 400)
+        assert all(cluster.tiles(node) for node in nodes)
+        ledger = SceneStore(settings.output, "sound").ledger().values()
+        assert {record.device for record in ledger} == {"cpu"}
+        with pytest.raises(UsageError, match="no worker can be started"):
+            run(settings.model_copy(update={"devices": "auto", "output": str(tmp_path / "b")}))

@@ -71,7 +71,7 @@ def output(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_actors_do_other_scenes_while_one_is_published(
     archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first scene's publishing ends only when a tile of another scene is done after it began."""
+    """The first publishing ends only when a tile of another scene is done after it began."""
     begun, later = threading.Event(), threading.Event()
     publish = Publisher.publish
     waited = []

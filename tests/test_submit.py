@@ -26,9 +26,10 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head: the address of its dashboard, and the file of its token."""
+    """A Ray head: the addresses of its dashboard and for clients, and the file of its token."""
 
     dashboard: str
+    client: str
     token: Path
 
     def ray(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,16 +63,17 @@ class Head:
 @contextmanager
 def ray_head(folder: Path) -> Iterator[Head]:
     """Started as an operator does; its own folder, so that no other Ray here is found or is hit."""
-    token, log, port = folder / "token", folder / "head.log", free_port()
+    token, log, port, client = folder / "token", folder / "head.log", free_port(), free_port()
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    head = Head(f"http://127.0.0.1:{port}", token)
+    head = Head(f"http://127.0.0.1:{port}", f"ray://127.0.0.1:{client}", token)
     options = {
         "num-cpus": 2,
+        "node-ip-address": "127.0.0.1",
         "dashboard-host": "127.0.0.1",
         "dashboard-port": port,
         "port": free_port(),
-        "ray-client-server-port": free_port(),
+        "ray-client-server-port": client,
         "dashboard-agent-listen-port": free_port(),
         "object-store-memory": 100 << 20,
     }
@@ -88,22 +90,48 @@ def ray_head(folder: Path) -> Iterator[Head]:
             stop(process)
 
 
-def test_a_job_is_submitted_with_the_token_and_refused_without(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with ray_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
+
+
+def published(output: Path) -> list[str]:
+    names = ("envi", "store", "tiff")
+    return [name for name in names if (output / f"{name}.zarr" / "zarr.json").exists()]
+
+
+def test_a_job_is_submitted_with_the_token_and_refused_without(head: Head, tmp_path: Path) -> None:
     source, output = write_archive(tmp_path / "source"), tmp_path / "out"
     model = write_model(tmp_path)
     run = command("run", source, output, "--model", model, "--tile", "16", "--devices", "cpu")
     submit = ("job", "submit", "--submission-id", "night-1", "--", *run)
-    with ray_head(tmp_path) as head:
-        unknown = head.ray(*submit)
-        assert unknown.returncode != 0 and "authentication" in unknown.stderr.lower()
-        wrong = head.ray(*submit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
-        assert wrong.returncode != 0 and "authentication" in wrong.stderr.lower()
-        assert not output.exists()
+    unknown = head.ray(*submit)
+    assert unknown.returncode != 0 and "authentication" in unknown.stderr.lower()
+    wrong = head.ray(*submit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+    assert wrong.returncode != 0 and "authentication" in wrong.stderr.lower()
+    assert not output.exists()
 
-        done = head.ray(*submit, **head.known)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "3 published" in done.stdout
-        assert "SUCCEEDED" in head.ray("job", "status", "night-1", **head.known).stdout
-        for name in ("tiff", "envi", "store"):
-            assert (output / f"{name}.zarr" / "zarr.json").exists()
-        assert head.token.read_text() not in done.stdout + done.stderr
+    done = head.ray(*submit, **head.known)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 published" in done.stdout
+    assert "JobStatus.SUCCEEDED" in head.ray("job", "list", **head.known).stdout
+    assert published(output) == ["envi", "store", "tiff"]
+    assert head.token.read_text() not in done.stdout + done.stderr
+
+
+def test_a_driver_elsewhere_runs_through_ray_client(head: Head, tmp_path: Path) -> None:
+    """Its metrics are seen by nobody, and do no harm."""
+    source, output = write_archive(tmp_path / "source"), tmp_path / "out"
+    options = ("--model", write_model(tmp_path), "--tile", 16, "--ray-address", head.client)
+    done = subprocess.run(
+        command("run", source, output, *options),
+        env=os.environ | head.known,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert published(output) == ["envi", "store", "tiff"]

@@ -19,6 +19,7 @@ from tests.scenes import write_zarr
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PATIENCE = 120.0
+TILES = (112 // 8) ** 2
 
 
 def until(true: Callable[[], bool]) -> bool:
@@ -57,8 +58,8 @@ class Joining(Paced):
 
 
 def write_source(folder: Path) -> Path:
-    """A scene of 400 tiles, one with an unreadable part, one without a valid pixel."""
-    write_zarr(folder / "sound.zarr", counts(160, 160), scale_factor=SCALE_FACTOR)
+    """A scene of many tiles, one with an unreadable part, one without a valid pixel."""
+    write_zarr(folder / "sound.zarr", counts(112, 112), scale_factor=SCALE_FACTOR)
     write_zarr(folder / "torn.zarr", counts(16, 16), scale_factor=SCALE_FACTOR)
     [chunk] = [p for p in (folder / "torn.zarr/reflectance/c").rglob("*") if p.is_file()]
     chunk.write_bytes(b"torn")
@@ -85,12 +86,12 @@ def test_a_node_that_joins_gets_tiles_and_every_node_counts_its_own(tmp_path: Pa
             "torn": "quarantined",
             "empty": "quarantined",
         }
-        assert until(lambda: cluster.samples()["tiles_total", "cpu"] >= 400)
+        assert until(lambda: cluster.samples()["tiles_total", "cpu"] >= TILES)
         all_nodes = cluster.samples()
-        assert all_nodes["tiles_total", "cpu"] == 400 == joining.tiles
-        assert all_nodes["pixel_bands_total", "cpu"] == (160 * 4) ** 2 * 12
+        assert all_nodes["tiles_total", "cpu"] == TILES == joining.tiles
+        assert all_nodes["pixel_bands_total", "cpu"] == (112 * 4) ** 2 * 12
         parts = [cluster.tiles(node) for node in joining.nodes]
-        assert len(parts) == 2 and min(parts) > 0 and sum(parts) == 400
+        assert len(parts) == 2 and min(parts) > 0 and sum(parts) == TILES
 
         ledger = SceneStore(settings.output, "sound").ledger().values()
         for stage in ("read", "wait", "compute", "write"):
@@ -113,14 +114,14 @@ def test_nodes_with_and_without_a_gpu_share_a_run_and_each_tile_says_where_it_wa
     tmp_path: Path,
 ) -> None:
     """The GPU is one in Ray's books only, so its actor finds none and says so: cpu."""
-    write_zarr(tmp_path / "source" / "sound.zarr", counts(160, 160), scale_factor=SCALE_FACTOR)
+    write_zarr(tmp_path / "source" / "sound.zarr", counts(112, 112), scale_factor=SCALE_FACTOR)
     with small_cluster() as cluster:
         nodes = [cluster.add(1, num_gpus=1), cluster.add(1)]
         settings = settings_in(tmp_path, ray_address=cluster.address, devices="mixed")
         report = run(settings, [Paced(cluster, nodes)])
         assert report.count("published") == 1
-        assert report.notes == ["tiles by device: 400 on cpu"]
-        assert until(lambda: sum(cluster.tiles(node) for node in nodes) >= 400)
+        assert report.notes == [f"tiles by device: {TILES} on cpu"]
+        assert until(lambda: sum(cluster.tiles(node) for node in nodes) >= TILES)
         assert all(cluster.tiles(node) for node in nodes)
         ledger = SceneStore(settings.output, "sound").ledger().values()
         assert {record.device for record in ledger} == {"cpu"}

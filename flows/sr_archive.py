@@ -87,7 +87,7 @@ def sr_archive(
     workers: Positive | None = None,
     cpus_per_worker: Positive | None = None,
     gpus_per_worker: Share | None = None,
-    devices: Literal["auto", "cpu", "cuda"] | None = None,
+    devices: Literal["auto", "cpu", "cuda", "mixed"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     attention: Literal["scene", "global"] | None = None,
     bands: Literal["auto", "match", "resample", "windows"] | None = None,
@@ -126,7 +126,8 @@ def sr_archive(
         cpus_per_worker: CPUs that each worker asks Ray for; default: its part of all.
         gpus_per_worker: GPU, or part of one, that each worker asks Ray for, though it may be there
             only later (autoscaling); default: its part of all.
-        devices: Where tiles run.
+        devices: Where tiles run: on GPUs if there are any, or as said; mixed: on GPUs and on nodes
+            without one.
         precision: bf16 where the processor has matrix units for it, else fp32.
         attention: Pooling of channel attention: frozen per scene, or per tile.
         bands: What to do with bands that are not the model's.

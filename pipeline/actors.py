@@ -5,6 +5,7 @@ Only tile references travel to the actors and only small records travel back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,9 @@ from ray.exceptions import (
 from pipeline.errors import SceneError, StoreUnavailable, UsageError, one_line
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
+from pipeline.metrics import OF_POOL, ActorMeters, Meters
 from pipeline.plan import SceneJob
-from pipeline.ray_session import Share
+from pipeline.ray_session import Share, nodes_now
 from pipeline.settings import Precision
 from pipeline.storage import describe, without_secrets
 from pipeline.store import TileRecord
@@ -32,6 +34,7 @@ _TRANSIENT = frozenset({"unreadable", "output-failed"})
 # An actor that Ray's memory monitor ends, or whose node is gone, is not always a RayActorError.
 _GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
 _MOST_FAILED_STARTS = 3  # in a row, before a place is given up
+_LOOK_SECONDS = 5.0  # between two looks at the nodes
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,18 @@ class TileActor:
 
     def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
         self._worker = Worker(model, device, threads, precision)
+        self._meters = ActorMeters()
 
     def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
+        with self._meters.in_hand():
+            result = self._attempt(job, tile)
+            if isinstance(result, Failure):
+                self._meters.add("failures", code=result.code)
+            return result
+
+    def _attempt(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
         try:
-            return self._worker.prepare(job) if tile is None else self._worker.process(job, tile)
+            return self._prepare(job) if tile is None else self._process(job, tile)
         except SceneError as error:
             return Failure(error.code, error.message, error.code in _TRANSIENT)
         except StoreUnavailable as error:
@@ -73,11 +84,23 @@ class TileActor:
         except Exception as error:
             return Failure("tile-failed", describe(error), True)
 
+    def _prepare(self, job: SceneJob) -> Prepared:
+        started = time.perf_counter()
+        prepared = self._worker.prepare(job)
+        self._meters.add("stage_seconds", time.perf_counter() - started, stage="prepare")
+        return prepared
+
+    def _process(self, job: SceneJob, tile: Tile) -> TileRecord:
+        record = self._worker.process(job, tile)
+        self._meters.tile(record, job.pixel_bands_of(tile.key))
+        return record
+
 
 @dataclass
 class _Seat:
     """One actor and what it is doing; `starting` is ready when it is alive, and None from then."""
 
+    share: Share
     actor: Any
     starting: Any
     flying: dict[Any, Work] = field(default_factory=dict)
@@ -93,7 +116,10 @@ class _Seat:
 
 
 class ActorPool:
-    """A number of actors; one that dies is replaced as soon as the cluster has room.
+    """Actors; one that dies is replaced as soon as the cluster has room.
+
+    How many there are is fixed, or grows with the cluster if the share says so. They are never
+    made fewer: those that have no room any more wait for it.
 
     `actor` is the class to run; it takes the arguments of `TileActor` and has its `work`.
     """
@@ -102,21 +128,42 @@ class ActorPool:
         self, model: bytes, share: Share, precision: Precision = "auto", actor: type = TileActor
     ) -> None:
         self._model = ray.put(model)
-        self._share = share
+        self._shares = share.parts
         self._precision = precision
         self._actor = actor
         self._failed_starts = 0
-        self.seats = [self._new_seat() for _ in range(share.workers)]
+        self._grows = share.grows
+        self._looked = time.monotonic()
+        self._meters = Meters(OF_POOL)
+        self.seats = [self._new_seat(each) for each in self._shares for _ in range(each.workers)]
+        self._count()
 
-    def _new_seat(self) -> _Seat:
-        share = self._share
+    def _new_seat(self, share: Share) -> _Seat:
         remote: Any = ray.remote(self._actor)
         handle = remote.options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
         )
         threads = max(1, int(share.cpus))
         started = handle.remote(self._model, share.device, threads, self._precision)
-        return _Seat(started, started.__ray_ready__.remote())
+        return _Seat(share, started, started.__ray_ready__.remote())
+
+    def _count(self) -> None:
+        waiting = sum(seat.starting is not None for seat in self.seats)
+        self._meters.set("actors", waiting, state="waiting")
+        self._meters.set("actors", len(self.seats) - waiting, state="alive")
+
+    def grow(self) -> None:
+        """There is work that no actor takes: start some more where nodes have joined.
+
+        Looks at the cluster every few seconds only, and no more once actors failed to start.
+        """
+        if not self._grows or time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked, nodes = time.monotonic(), nodes_now()
+        for share in self._shares:
+            there = sum(seat.share is share for seat in self.seats)
+            self.seats += [self._new_seat(share) for _ in range(share.places(nodes) - there)]
+        self._count()
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""
@@ -150,6 +197,7 @@ class ActorPool:
                 continue
             if reference == seat.starting:
                 seat.starting, self._failed_starts = None, 0
+                self._count()
             else:
                 yield seat.flying.pop(reference), result
 
@@ -158,9 +206,11 @@ class ActorPool:
         self._failed_starts += seat.starting is not None
         place = self.seats.index(seat)
         if self._failed_starts < _MOST_FAILED_STARTS:
-            self.seats[place] = self._new_seat()
+            self.seats[place] = self._new_seat(seat.share)
         else:
             del self.seats[place]
+            self._grows = False
+        self._count()
         if not self.seats:
             cause = without_secrets(one_line(str(error).strip().rpartition("\n")[2]))
             raise UsageError(f"no worker can be started: {cause}")
@@ -169,3 +219,5 @@ class ActorPool:
     def close(self) -> None:
         for seat in self.seats:
             ray.kill(seat.actor)
+        self.seats.clear()
+        self._count()

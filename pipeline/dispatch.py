@@ -82,6 +82,8 @@ class Dispatcher:
         """Until every piece of work is done or given up."""
         while self._scenes or self._tiles or self._untouched or self._flying or self._later:
             self._fill()
+            if self._tiles or self._scenes:
+                self._pool.grow()
             if not self._flying:
                 self._ask_again()
             for work, result in self._pool.finished(timeout=1.0):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -19,8 +21,9 @@ from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
 from pipeline.leftovers import sweep
+from pipeline.metrics import RunMeters
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
-from pipeline.publishing import Publisher
+from pipeline.publishing import Publisher, Publishing
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import load_registered
 from pipeline.run_report import RunReport, SceneRow
@@ -67,7 +70,7 @@ class Run:
         self._settings = settings
         self._model = model
         self._plan = plan
-        self._listeners = listeners
+        self._listeners = list(listeners)
         self._began = time.monotonic()
         started = datetime.now(UTC)
         run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -75,9 +78,11 @@ class Run:
         self._record = f"{STATE}/runs/{run_id}.json"
         self._rows: dict[str, SceneRow] = {}
         self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
-        self._publisher = Publisher(model, self._leases, self.report, settings.max_inconsistency)
+        limit = settings.max_inconsistency
+        self._publishing = Publishing(Publisher(model, self._leases, self.report, limit))
         self._held: set[str] = set()
         self._left: dict[str, int] = {}
+        self._devices: Counter[str] = Counter()
         self._clock: dict[str, float] = {}
 
     def execute(self) -> RunReport:
@@ -187,8 +192,15 @@ class Run:
             for scene in self._plan.work:
                 assert scene.job is not None
                 self._dispatcher.add(replace(scene.job, holder=self._leases.token))
-            self._dispatcher.run()
-            pool.close()
+            with closing(RunMeters(self._plan, self._rows)) as meters, closing(pool):
+                self._listeners.append(meters)
+                with closing(self._publishing):
+                    self._dispatcher.run()
+                self._conclude()
+                self._listeners.remove(meters)
+        if asked.devices == "mixed":
+            parts = ", ".join(f"{count} on {name}" for name, count in sorted(self._devices.items()))
+            self.report.notes.append(f"tiles by device: {parts or 'none'}")
 
     def _admit(self, job: SceneJob) -> Admission:
         """Take the scene's lease; what another run has done since the plan is not done again."""
@@ -232,6 +244,7 @@ class Run:
         self._emit(events.SceneStarted(job.scene_id, len(job.grid), 0))
 
     def _tile_done(self, job: SceneJob, record: TileRecord) -> None:
+        self._conclude()
         lost = self._leases.lost(job.scene_id)
         if lost:
             self._give_up(job, lost)
@@ -240,10 +253,11 @@ class Run:
             events.TileFinished(
                 job.scene_id,
                 record.tile,
-                _tile_pixel_bands(job, record.tile),
+                job.pixel_bands_of(record.tile),
                 round(sum(record.seconds.values()), 4),
             )
         )
+        self._devices[record.device] += 1
         self._left[job.scene_id] -= 1
         if not self._left[job.scene_id]:
             self._publish(job)
@@ -266,17 +280,23 @@ class Run:
         self._end(job.scene_id, "skipped", reason)
 
     def _publish(self, job: SceneJob) -> None:
-        try:
-            self._publisher.publish(job, self._rows[job.scene_id])
-        except LeaseLost as lost:
-            self._give_up(job, str(lost))
-        except SceneError as error:  # its tiles and ledger are kept, here and below
-            self._quarantine(job.scene_id, error.code, error.message)
-        except Exception as error:
-            self._quarantine(job.scene_id, "output-failed", f"cannot publish: {describe(error)}")
-        else:
-            self._aside.submit(self._draw, job.scene_id)
-            self._end(job.scene_id, "published")
+        self._publishing.begin(job, self._rows[job.scene_id])
+
+    def _conclude(self) -> None:
+        """Tell what became of the scenes whose publishing is over."""
+        for job, publishing in self._publishing.ended():
+            try:
+                publishing.result()
+            except LeaseLost as lost:
+                self._give_up(job, str(lost))
+            except SceneError as error:  # its tiles and ledger are kept, here and below
+                self._quarantine(job.scene_id, error.code, error.message)
+            except Exception as error:
+                reason = f"cannot publish: {describe(error)}"
+                self._quarantine(job.scene_id, "output-failed", reason)
+            else:
+                self._aside.submit(self._draw, job.scene_id)
+                self._end(job.scene_id, "published")
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:
         row = self._rows[scene_id]
@@ -312,13 +332,5 @@ class Run:
 
 def _open_pixel_bands(scene: ScenePlan) -> int:
     assert scene.job is not None
-    done = sum(_tile_pixel_bands(scene.job, key) for key in scene.done)
+    done = sum(scene.job.pixel_bands_of(key) for key in scene.done)
     return scene.job.pixel_bands - done
-
-
-def _tile_pixel_bands(job: SceneJob, key: str) -> int:
-    row, column = (int(part) for part in key.split("."))
-    tile = job.grid.tile
-    height = min(tile, job.grid.height - row * tile)
-    width = min(tile, job.grid.width - column * tile)
-    return height * width * job.grid.scale**2 * job.bands

@@ -111,6 +111,14 @@ class SceneJob:
         rows, columns = self.grid.output_size
         return rows * columns * self.bands
 
+    def pixel_bands_of(self, key: str) -> int:
+        """HR pixels x bands of one tile, by its key."""
+        row, column = (int(part) for part in key.split("."))
+        tile = self.grid.tile
+        height = min(tile, self.grid.height - row * tile)
+        width = min(tile, self.grid.width - column * tile)
+        return height * width * self.grid.scale**2 * self.bands
+
 
 Status = Literal["new", "resume", "stale", "published", "kept", "quarantined"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.calibration import Calibration
@@ -14,6 +16,8 @@ from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport, SceneRow
 from pipeline.store import SceneStore, TileRecord
+
+_AT_ONCE = 2  # so that a large scene does not hold up the small ones
 
 
 class Publisher:
@@ -106,3 +110,24 @@ class Publisher:
                 f"root mean square (--max-inconsistency {limit:g}); its tiles are kept: the same "
                 "command with a larger limit publishes it, --conserve makes it consistent",
             )
+
+
+class Publishing:
+    """Publishes scenes in threads of its own, so that actors get their next tiles meanwhile."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="publishing")
+        self._begun: deque[tuple[SceneJob, Future[None]]] = deque()
+
+    def begin(self, job: SceneJob, row: SceneRow) -> None:
+        self._begun.append((job, self._threads.submit(self._publisher.publish, job, row)))
+
+    def ended(self) -> Iterator[tuple[SceneJob, Future[None]]]:
+        """Scenes whose publishing is over, in the order in which it began."""
+        while self._begun and self._begun[0][1].done():
+            yield self._begun.popleft()
+
+    def close(self) -> None:
+        """Wait for all."""
+        self._threads.shutdown()

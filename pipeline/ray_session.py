@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
@@ -22,6 +22,7 @@ from pipeline.storage import describe, redact
 
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
+_ROUNDING = 1e-6  # three thirds of a GPU are one
 
 
 @contextmanager
@@ -93,14 +94,49 @@ def _check_reachable(address: str | None) -> None:
         ) from None
 
 
+Nodes = Sequence[Mapping[str, float]]
+
+
+def nodes_now() -> Nodes:
+    """The resources of each node that is alive."""
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in known if node["Alive"]]
+
+
 @dataclass(frozen=True)
 class Share:
-    """What one actor gets."""
+    """What one actor gets.
 
-    device: Literal["cpu", "cuda"]
+    Attributes:
+        device: any: a GPU if the actor finds one that works, else its CPUs.
+        workers: how many actors there are at first.
+        grows: nobody said how many; nodes that join get some too.
+        beside: what actors on nodes without a GPU get, where there are both.
+    """
+
+    device: Literal["cpu", "cuda", "any"]
     workers: int
     cpus: float
     gpus: float
+    grows: bool = False
+    beside: Share | None = None
+
+    @property
+    def parts(self) -> list[Share]:
+        """Of each kind of actor its own; those with a GPU come first."""
+        return [self, *(self.beside.parts if self.beside else [])]
+
+    def places(self, nodes: Nodes) -> int:
+        """How many actors with this share the nodes hold, were they empty."""
+        if self.device == "any" and not self.gpus:
+            nodes = _without_gpus(nodes)
+        return sum(self._places_on(node) for node in nodes)
+
+    def _places_on(self, node: Mapping[str, float]) -> int:
+        places = int(node.get("CPU", 0) / self.cpus)
+        if self.gpus:  # an actor's part is of one GPU
+            places = min(places, int(node.get("GPU", 0)) * int(1 / self.gpus + _ROUNDING))
+        return places
 
     @classmethod
     def of_cluster(
@@ -110,25 +146,24 @@ class Share:
         cpus: int | None = None,
         gpus: float | None = None,
     ) -> Share:
-        """One actor per GPU, or per two CPUs, of what Ray has now.
+        """One actor per GPU, or per two CPUs, of what Ray has now and of nodes that join later.
 
         Args:
-            devices: auto, cpu or cuda.
+            devices: auto, cpu, cuda, or mixed: actors on GPUs and on nodes that have none.
             workers: how many actors.
             cpus: of each actor, whether Ray has them yet or not: an autoscaler brings them.
             gpus: the same of GPUs, or a part of one.
 
         Raises:
-            UsageError: GPUs are asked for and there are none, or more workers than CPUs.
+            UsageError: GPUs are asked for and there are none, or more workers than CPUs, or a
+                number of workers that are of two kinds.
         """
-        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = [node["Resources"] for node in known if node["Alive"]]
-        return cls.of_nodes(nodes, devices, workers, cpus, gpus)
+        return cls.of_nodes(nodes_now(), devices, workers, cpus, gpus)
 
     @classmethod
     def of_nodes(
         cls,
-        nodes: Sequence[Mapping[str, float]],
+        nodes: Nodes,
         devices: str,
         workers: int | None,
         cpus: int | None = None,
@@ -139,6 +174,39 @@ class Share:
         A share that was not asked for is no larger than the node it is for: an actor that fits on
         no node would be waited for without end.
         """
+        if devices == "mixed":
+            return cls._mixed(nodes, workers, cpus, gpus)
+        share = cls._divided(nodes, devices, workers, cpus, gpus)
+        if workers:
+            return share
+        return replace(share, workers=max(1, share.places(nodes)), grows=True)
+
+    @classmethod
+    def _mixed(
+        cls, nodes: Nodes, workers: int | None, cpus: int | None, gpus: float | None
+    ) -> Share:
+        if workers:
+            raise UsageError("--workers: with --devices mixed each node gets what it has room for")
+        plain = _without_gpus(nodes)
+        with_gpus = [node for node in nodes if node.get("GPU")]
+        found = [
+            replace(cls.of_nodes(part, devices, None, cpus, asked), device="any")
+            for part, devices, asked in ((with_gpus, "cuda", gpus), (plain, "cpu", None))
+            if any(node.get("CPU") for node in part)
+        ]
+        if not found:
+            raise UsageError("--devices mixed: Ray has no node yet; use --devices cpu or cuda")
+        return replace(found[0], beside=found[1]) if len(found) > 1 else found[0]
+
+    @classmethod
+    def _divided(
+        cls,
+        nodes: Nodes,
+        devices: str,
+        workers: int | None,
+        cpus: int | None,
+        gpus: float | None,
+    ) -> Share:
         gpus_now = int(sum(node.get("GPU", 0) for node in nodes))
         if devices == "cpu" and gpus:
             raise UsageError("--gpus-per-worker: there are none with --devices cpu")
@@ -155,9 +223,7 @@ class Share:
         return cls("cuda", count, float(threads), each)
 
     @classmethod
-    def _of_cpus(
-        cls, nodes: Sequence[Mapping[str, float]], workers: int | None, each: int | None
-    ) -> Share:
+    def _of_cpus(cls, nodes: Nodes, workers: int | None, each: int | None) -> Share:
         there = _cpus(nodes)
         count = workers or max(1, there // (each or 2))
         if each is None and count > there:
@@ -166,5 +232,9 @@ class Share:
         return cls("cpu", count, float(each or min(there // count, largest)), 0.0)
 
 
-def _cpus(nodes: Sequence[Mapping[str, float]]) -> int:
+def _without_gpus(nodes: Nodes) -> Nodes:
+    return [node for node in nodes if not node.get("GPU")]
+
+
+def _cpus(nodes: Nodes) -> int:
     return max(1, int(sum(node.get("CPU", 0) for node in nodes)))

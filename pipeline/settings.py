@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
+Devices = Literal["auto", "cpu", "cuda", "mixed"]
 Precision = Literal["auto", "fp32", "bf16"]  # as in model.inference, without loading torch
 Bands = Literal["auto", "match", "resample", "windows"]
 Outside = Literal["fill", "upsample"]
@@ -89,7 +90,11 @@ class RunSettings(Settings):
         description="GPU, or part of one, that each worker asks Ray for, though it may be there "
         "only later (autoscaling); default: its part of all.",
     )
-    devices: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where tiles run.")
+    devices: Devices = Field(
+        "auto",
+        description="Where tiles run: on GPUs if there are any, or as said; mixed: on GPUs and on "
+        "nodes without one.",
+    )
     precision: Precision = Field(
         "auto", description="bf16 where the processor has matrix units for it, else fp32."
     )

@@ -62,7 +62,7 @@ class TileRecord:
     Attributes:
         tile: "row.column".
         objects: what it wrote; one shard, or in the plain layout its chunks.
-        seconds: read, compute and write, by name.
+        seconds: read, wait (for the network), compute and write, by name.
         valid: valid LR pixels x bands in the core.
         minimum, maximum: of the valid output, physical units; None where all is fill.
         device: what computed it: cpu or cuda.

@@ -286,10 +286,11 @@ def write_tile(
         values = halve(values)
         name = f"{overview_name(factor)}/{VARIABLE}"
         objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
+    spans = {**seconds, "write": time.perf_counter() - started}
     return TileRecord(
         tile=tile.key,
         objects=objects,
-        seconds={**seconds, "write": round(time.perf_counter() - started, 4)},
+        seconds={name: round(span, 4) for name, span in spans.items()},
         valid=valid.count // scale**2,
         minimum=valid.minimum,
         maximum=valid.maximum,

@@ -62,9 +62,17 @@ class Worker:
 
     Several threads may call `process` at once: reading, computing and writing of different tiles
     then overlap, while only one at a time computes.
+
+    Args:
+        model: a checkpoint, packed.
+        device: cpu, cuda, or any: a GPU if one can be used here. Each tile's record names it.
+        threads: of the network and the codecs.
+        precision: of the settings.
     """
 
     def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
+        if device == "any":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         net, self._card = unpack(model, "the job's model")
         self._engine = inference.compile(net.to(device), precision=precision)
         _tune_process(threads)
@@ -118,24 +126,26 @@ class Worker:
         started = time.perf_counter()
         values = read_tile(context, tile)
         read = time.perf_counter()
-        content, spent = self._compute.submit(self._timed, context, values).result()
+        content, wait, spent = self._compute.submit(self._timed, context, values, read).result()
         # A process that stood still may wake when the scene is another run's.
         if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
             raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
         with _writing(f"tile {tile.key}"):
-            record = write_tile(
-                context, output, tile, content, read=round(read - started, 4), compute=spent
-            )
+            spans = {"read": read - started, "wait": wait, "compute": spent}
+            record = write_tile(context, output, tile, content, **spans)
             engine = self._engine
             record = replace(record, device=engine.device.type, precision=engine.precision)
             job.store().record(record)
         return record
 
     @staticmethod
-    def _timed(context: SceneContext, values: TileInput) -> tuple[TileOutput, float]:
+    def _timed(
+        context: SceneContext, values: TileInput, asked: float
+    ) -> tuple[TileOutput, float, float]:
+        """The result, and the seconds until this thread was free for it and that it took."""
         started = time.perf_counter()
         content = compute_tile(context, values)
-        return content, round(time.perf_counter() - started, 4)
+        return content, started - asked, time.perf_counter() - started
 
     @staticmethod
     def _encoding(

@@ -175,15 +175,52 @@ def test_shares_of_what_an_autoscaler_will_bring() -> None:
 @pytest.mark.parametrize(
     ("nodes", "share"),
     [
-        ([{"CPU": 16.0}], Share("cpu", 8, 2.0, 0.0)),
-        ([{}, {"CPU": 2.0}, {"CPU": 1.0}], Share("cpu", 1, 2.0, 0.0)),
-        ([{"CPU": 1.0}] * 4, Share("cpu", 2, 1.0, 0.0)),
-        ([{"CPU": 16.0, "GPU": 2.0}], Share("cuda", 2, 4.0, 1.0)),
-        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], Share("cuda", 1, 8.0, 1.0)),
+        ([{"CPU": 16.0}], Share("cpu", 8, 2.0, 0.0, True)),
+        ([{"CPU": 3.0}], Share("cpu", 1, 3.0, 0.0, True)),
+        ([{"CPU": 3.0}] * 2, Share("cpu", 2, 2.0, 0.0, True)),
+        ([{}, {"CPU": 2.0}, {"CPU": 1.0}], Share("cpu", 1, 2.0, 0.0, True)),
+        ([{"CPU": 1.0}] * 4, Share("cpu", 4, 1.0, 0.0, True)),
+        ([{}], Share("cpu", 1, 1.0, 0.0, True)),
+        ([{"CPU": 16.0, "GPU": 2.0}], Share("cuda", 2, 4.0, 1.0, True)),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], Share("cuda", 1, 8.0, 1.0, True)),
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0}], Share("cuda", 6, 1.0, 1.0, True)),
     ],
 )
 def test_a_share_fits_on_a_node(nodes: list[dict[str, float]], share: Share) -> None:
     assert Share.of_nodes(nodes, "auto", None) == share
+
+
+CPU_NODE, GPU_NODE = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+def test_mixed_nodes_have_actors_of_their_own_kind() -> None:
+    both = Share.of_nodes([{}, CPU_NODE, GPU_NODE], "mixed", None)
+    cpus = Share("any", 4, 2.0, 0.0, True)
+    assert both == Share("any", 2, 4.0, 1.0, True, cpus)
+    assert both.parts == [both, cpus]
+    assert [share.places([CPU_NODE, GPU_NODE, GPU_NODE]) for share in both.parts] == [4, 4]
+    assert Share.of_nodes([CPU_NODE], "mixed", None) == cpus
+    assert Share.of_nodes([GPU_NODE], "mixed", None, 8, 0.5) == Share("any", 2, 8.0, 0.5, True)
+    with pytest.raises(UsageError, match="--workers: with --devices mixed"):
+        Share.of_nodes([CPU_NODE], "mixed", 3)
+    with pytest.raises(UsageError, match="--devices mixed: Ray has no node yet"):
+        Share.of_nodes([{}], "mixed", None)
+
+
+@pytest.mark.parametrize(
+    ("share", "node", "places"),
+    [
+        (Share("cpu", 1, 2.0, 0.0), {"CPU": 7.0, "GPU": 1.0}, 3),
+        (Share("cuda", 1, 2.0, 0.5), {"CPU": 16.0, "GPU": 2.0}, 4),
+        (Share("cuda", 1, 2.0, 1 / 3), {"CPU": 16.0, "GPU": 1.0}, 3),
+        (Share("cuda", 1, 2.0, 0.66), {"CPU": 16.0, "GPU": 2.0}, 2),  # a part is of one GPU
+        (Share("cuda", 1, 4.0, 0.5), {"CPU": 4.0, "GPU": 2.0}, 1),
+        (Share("cuda", 1, 2.0, 1.0), {"CPU": 16.0}, 0),
+        (Share("cpu", 1, 2.0, 0.0), {}, 0),
+    ],
+)
+def test_a_node_holds_so_many_actors(share: Share, node: dict[str, float], places: int) -> None:
+    assert share.places([node]) == places
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,10 @@ from infra.local_s3 import LocalS3
 from pipeline import UsageError, events, open_scene
 from pipeline.integrity import verify_scene
 from pipeline.job import run
+from pipeline.plan import SceneJob
+from pipeline.publishing import Publisher
 from pipeline.ray_session import ray_session
+from pipeline.run_report import SceneRow
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore
 from tests.archives import (
@@ -62,6 +66,31 @@ def output(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory)
     report = run_job(archive, folder, model)
     assert report.exit_status == 0
     return folder
+
+
+def test_actors_do_other_scenes_while_one_is_published(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first publishing ends only when a tile of another scene is done after it began."""
+    begun, later = threading.Event(), threading.Event()
+    publish = Publisher.publish
+    waited = []
+
+    def held(self: Publisher, job: SceneJob, row: SceneRow) -> None:
+        if not begun.is_set():
+            begun.set()
+            waited.append(later.wait(60))
+        publish(self, job, row)
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.TileFinished) and begun.is_set():
+            later.set()
+
+    monkeypatch.setattr(Publisher, "publish", held)
+    settings = RunSettings(source=str(archive), output=str(tmp_path), model=str(model), tile=16)
+    report = run(settings, [listen])
+    assert waited == [True]
+    assert report.count("published") == 3
 
 
 def test_every_scene_is_published(output: Path) -> None:

@@ -28,6 +28,7 @@ from model import CheckpointError
 from pipeline.actors import TileActor
 from pipeline.errors import SceneError, UsageError
 from pipeline.job import load_model
+from pipeline.metrics import ActorMeters
 from pipeline.plan import Model
 from pipeline.ray_session import ray_session
 from pipeline.readers import open_scene, scene_stem
@@ -114,6 +115,7 @@ class _Raises:
 def test_a_worker_says_no_secret() -> None:
     actor = TileActor.__new__(TileActor)
     actor._worker = _Raises()  # type: ignore[assignment]
+    actor._meters = ActorMeters()
     failure: Any = actor.work(None, None)  # type: ignore[arg-type]
     assert SECRET not in failure.message and "403" in failure.message
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import ray
 
-from flows.sr_archive import _markdown
+from flows.artifacts import _page
 from infra.local_s3 import LocalS3
 from infra.prefect_local import LocalPrefect
 from infra.processes import free_port
@@ -102,7 +102,7 @@ def test_artifacts_hold_no_secret() -> None:
     url = f"s3://user:{SECRET}@bucket/x?sig={SECRET}"
     run = RunSettings(source=url, output=url, model=url)
     rows = [SceneRow("a", "published", output=redact(url)), SceneRow("b", "quarantined", "no")]
-    assert SECRET not in _markdown(run, RunReport("run", "now", rows))
+    assert SECRET not in _page(run, RunReport("run", "now", rows))
 
 
 class _Raises:

@@ -22,7 +22,7 @@ from flows.listener import FINETUNE_PROGRESS_KEY, PROGRESS_KEY, PrefectListener
 from flows.sr_archive import sr_archive
 from flows.sr_finetune import CURVES_KEY, sr_finetune
 from flows.sr_finetune import SUMMARY_KEY as SUMMARY_KEY_OF_FINETUNING
-from infra.prefect_local import DEPLOYMENT, ROOT, LocalPrefect
+from infra.prefect_local import DEPLOYMENT, NEW_ACQUISITIONS, ROOT, LocalPrefect
 from infra.processes import StartError
 from infra.simulate import SceneSpec, simulate_archive
 from model import SSPSR, Card, SSPSRConfig, load_checkpoint, save_checkpoint
@@ -150,12 +150,14 @@ def test_a_bad_option_fails_with_one_line(prefect: LocalPrefect, tmp_path: Path)
 
 def test_the_deployments_fit_the_flows() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    for deployment, flow in zip(deployments, (sr_archive, sr_finetune), strict=True):
+    flows = (sr_archive, sr_archive, sr_finetune)
+    for deployment, flow in zip(deployments, flows, strict=True):
         path, _, name = deployment["entrypoint"].partition(":")
         assert (ROOT / path).is_file()
         assert name == flow.fn.__name__
         assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
-        assert f"{flow.name}/{deployment['name']}" in (DEPLOYMENT, FINETUNE_DEPLOYMENT)
+        known = (DEPLOYMENT, NEW_ACQUISITIONS, FINETUNE_DEPLOYMENT)
+        assert f"{flow.name}/{deployment['name']}" in known
 
 
 def test_every_setting_is_a_described_parameter() -> None:

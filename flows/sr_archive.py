@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Annotated, Any, Literal
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -37,27 +37,44 @@ from pipeline.settings import (
     Tile,
     Tolerance,
 )
+from pipeline.storage import describe
 
 _OPEN_SCENES = 64  # task runs that are shown as running at a time
 
 
-@task(name="archive", cache_policy=NO_CACHE, persist_result=False)
-def archive(
-    settings: RunSettings, logger: Logger, hours: float | None
-) -> RunReport | UsageError | TimeOver:
-    """One run of the job; begun again, it resumes. What no retry would help is a value."""
+def archive(settings: RunSettings, logger: Logger) -> RunReport:
+    """One run of the job, with task runs for its scenes; begun again, it resumes."""
     tasks = SceneTasks()
     try:
-        with time_limit(hours):
-            return run(settings, [PrefectListener(logger), tasks])
-    except TimeOver as over:
-        return over
-    except UsageError as error:
-        if isinstance(error.__cause__, StoreUnavailable):
-            raise
-        return error
+        return run(settings, [PrefectListener(logger), tasks])
     finally:
         tasks.close()
+
+
+def archive_with_retries(
+    settings: RunSettings, logger: Logger, retries: int, delay: float
+) -> RunReport:
+    """Tries again after what another try may mend, which a bad option is not.
+
+    No retries of Prefect's: they would also repeat what returns as Failed on purpose.
+
+    Raises:
+        UsageError: as `pipeline.job.run`.
+    """
+    for left in reversed(range(1 + retries)):
+        try:
+            return archive(settings, logger)
+        except Exception as error:
+            bad_option = isinstance(error, UsageError) and not _store_is_away(error)
+            if bad_option or not left:
+                raise
+            logger.warning("broke off, begun again in %g s: %s", delay, describe(error))
+            time.sleep(delay)
+    raise AssertionError("range(1 + retries) is not empty")
+
+
+def _store_is_away(error: UsageError) -> bool:
+    return isinstance(error.__cause__, StoreUnavailable)
 
 
 def refuse_endless_retries(retries: int) -> None:
@@ -155,22 +172,18 @@ def sr_archive(
     options = {name: value for name, value in locals().items() if name in RunSettings.model_fields}
     outlive_worker()
     logger = get_run_logger()
-    outcome: RunReport | UsageError | TimeOver
     try:
         refuse_endless_retries(retries)
         settings = RunSettings.from_options(options)
-        attempt = archive.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
-        outcome = attempt(settings, logger, time_limit_hours)
-    except UsageError as error:
-        outcome = error
-    if not isinstance(outcome, RunReport):
-        logger.error("%s", outcome)
-        return Failed(
-            name="TimedOut" if isinstance(outcome, TimeOver) else None, message=str(outcome)
-        )
-    leave_artifacts(settings, outcome)
-    failed = fail_on_quarantine and outcome.exit_status != 0
-    return (Failed if failed else Completed)(message=summary(outcome))
+        with time_limit(time_limit_hours):
+            report = archive_with_retries(settings, logger, retries, retry_delay_seconds)
+    except (UsageError, TimeOver) as error:
+        logger.error("%s", error)
+        name = "TimedOut" if isinstance(error, TimeOver) else None
+        return Failed(name=name, message=str(error))
+    leave_artifacts(settings, report)
+    failed = fail_on_quarantine and report.exit_status != 0
+    return (Failed if failed else Completed)(message=summary(report))
 
 
 def main() -> int:

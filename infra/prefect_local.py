@@ -238,7 +238,7 @@ class LocalPrefect:
         known = {each["name"] for each in self.request("/automations/filter", {})}
         for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
             if automation["name"] not in known:
-                self.prefect("automation", "create", "--from-json", json.dumps(automation))
+                self.request("/automations/", automation)
 
     def _start_arrivals(self, watch: Watch) -> None:
         place = {"SR_ARCHIVE_SOURCE": watch.source, "SR_ARCHIVE_OUTPUT": watch.output}

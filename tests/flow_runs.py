@@ -69,22 +69,15 @@ class FlowRun:
     @property
     def scene_states(self) -> dict[str, str]:
         """Of the task runs, by scene or batch."""
-        return {
-            task["name"]: task["state"]["name"]
-            for task in self._task_runs()
-            if not task["name"].startswith("archive-")
-        }
+        body = {"flow_runs": {"id": {"any_": [self.id]}}}
+        tasks = self.prefect.request("/task_runs/filter", body)
+        return {task["name"]: task["state"]["name"] for task in tasks}
 
     @property
-    def attempts(self) -> int:
-        """How often the job was begun."""
-        (archive,) = (task for task in self._task_runs() if task["name"].startswith("archive-"))
-        return int(archive["run_count"])
-
-    def _task_runs(self) -> list[dict[str, Any]]:
-        body = {"flow_runs": {"id": {"any_": [self.id]}}}
-        tasks: list[dict[str, Any]] = self.prefect.request("/task_runs/filter", body)
-        return tasks
+    def log(self) -> list[str]:
+        """Its lines, as the server has them."""
+        query = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.prefect.request("/logs/filter", query)]
 
     @property
     def tiles(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -103,7 +104,8 @@ def memory(stage: Stage, place: Place, chance: random.Random) -> Blow:
         (group / "memory.limit_in_bytes").write_text(str(_MEMORY_LEFT))
         with _going_on(stage, place, chance) as (blow, pids):
             if pids:
-                (group / "cgroup.procs").write_text(str(chance.choice(pids)))
+                with contextlib.suppress(ProcessLookupError):  # the run has just ended
+                    (group / "cgroup.procs").write_text(str(chance.choice(pids)))
         kills = (group / "memory.oom_control").read_text().split()[-1]
         blow.struck = kills != "0"
     finally:

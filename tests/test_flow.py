@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 import yaml
 
-from flows.artifacts import SCENES_KEY, SUMMARY_KEY, summary
+from flows.artifacts import OUTPUT_KEY, SCENES_KEY, SUMMARY_KEY, summary
 from flows.listener import FINETUNE_PROGRESS_KEY, PROGRESS_KEY, PrefectListener
 from flows.sr_archive import sr_archive
 from flows.sr_finetune import CURVES_KEY, sr_finetune
@@ -66,13 +66,16 @@ def deploy_run(
 
 
 def artifacts(prefect: LocalPrefect, key: str) -> list[dict[str, Any]]:
-    query = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    """Of the last flow run."""
+    of_run = {"any_": [last_run(prefect)["id"]]}
+    query = {"artifacts": {"key": {"any_": [key]}, "flow_run_id": of_run}}
     found: list[dict[str, Any]] = prefect.request("/artifacts/filter", query)
     return found
 
 
 def last_run(prefect: LocalPrefect) -> dict[str, Any]:
-    runs = prefect.request("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
+    query = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    runs = prefect.request("/flow_runs/filter", query)
     run: dict[str, Any] = runs[0]
     return run
 
@@ -102,7 +105,9 @@ def test_a_deployed_run_publishes_and_leaves_artifacts(
     assert float(progress["data"]) == 100.0
     assert "2 published" in progress["description"]
     (text,) = artifacts(prefect, SUMMARY_KEY)
-    assert "xarray.open_zarr" in text["data"]
+    assert "xarray.open_zarr" in text["data"] and "data:image/png;base64," in text["data"]
+    (link,) = artifacts(prefect, OUTPUT_KEY)
+    assert str(output) in link["data"]
 
 
 @pytest.mark.slow

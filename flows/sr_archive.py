@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -22,6 +21,7 @@ from pydantic import Field
 from flows.artifacts import leave_artifacts, summary
 from flows.console import outlive_worker
 from flows.listener import Logger, PrefectListener
+from flows.restarts import RESTARTS, refuse_endless_restarts
 from flows.scene_tasks import SceneTasks
 from flows.time_limit import TimeOver, time_limit
 from pipeline.errors import StoreUnavailable, UsageError
@@ -77,20 +77,6 @@ def _store_is_away(error: UsageError) -> bool:
     return isinstance(error.__cause__, StoreUnavailable)
 
 
-def refuse_endless_retries(retries: int) -> None:
-    """An automation begins crashed runs again, also those that will always crash.
-
-    Raises:
-        UsageError: this flow run was begun more often than `retries` allows.
-    """
-    begun = int(flow_run.run_count or 1)
-    if begun > 1 + retries:
-        raise UsageError(
-            f"begun {begun - 1} times and crashed each time: see the logs of this flow run, mend "
-            "the cause, and run the deployment again; it resumes"
-        )
-
-
 @flow(
     name="sr-archive",
     description="Super-resolve every new scene of an archive and publish it.",
@@ -124,7 +110,7 @@ def sr_archive(
     lease_seconds: LeaseSeconds | None = None,
     ray_address: str | None = None,
     fail_on_quarantine: bool = False,
-    retries: Annotated[int, Field(ge=0, le=20)] = 2,
+    retries: Annotated[int, Field(ge=0, le=20)] = RESTARTS,
     retry_delay_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0,
     time_limit_hours: Annotated[float, Field(gt=0)] | None = None,
 ) -> State[Any]:
@@ -173,7 +159,7 @@ def sr_archive(
     outlive_worker()
     logger = get_run_logger()
     try:
-        refuse_endless_retries(retries)
+        refuse_endless_restarts(retries)
         settings = RunSettings.from_options(options)
         with time_limit(time_limit_hours):
             report = archive_with_retries(settings, logger, retries, retry_delay_seconds)

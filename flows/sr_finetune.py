@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.console import outlive_worker
 from flows.listener import FinetuneListener
+from flows.restarts import refuse_endless_restarts
 from pipeline.errors import UsageError
 from pipeline.finetune.driver import FinetuneReport, finetune
 from pipeline.finetune.settings import FinetuneSettings
@@ -111,6 +112,7 @@ def sr_finetune(
     outlive_worker()
     logger = get_run_logger()
     try:
+        refuse_endless_restarts()
         report = finetune(FinetuneSettings.from_options(options), [FinetuneListener(logger)])
     except UsageError as error:
         logger.error("%s", error)

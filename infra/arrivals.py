@@ -31,6 +31,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import Event, Resource
 
 from infra.prefect_local import ARRIVALS_TOKEN
+from pipeline.storage import redact
 
 EVENT = "sr-archive.scenes-arrived"
 RESOURCE = "sr-archive.source."  # the source's address follows
@@ -126,7 +127,7 @@ class Announcer:
             return
         arrivals.objects -= told
         arrivals.first = arrivals.last
-        print(f"arrivals: {told} objects below {arrivals.source}", flush=True)
+        print(f"arrivals: {told} objects below {redact(arrivals.source)}", flush=True)
 
 
 def application(announcer: Announcer, token: str) -> FastAPI:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import StateType
 
-from flows import sr_archive as flow_module
+from flows import restarts
 from flows.scene_tasks import MOST_TASKS, Ending, SceneTasks, scene_task
 from pipeline.errors import UsageError
 from pipeline.events import RunFinished, RunPlanned, SceneFinished, SceneStarted
@@ -74,8 +74,8 @@ def test_many_scenes_share_task_runs(begun: dict[str, Ending]) -> None:
 
 def test_a_flow_run_is_not_begun_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (0, 1, 3):
-        monkeypatch.setattr(flow_module.flow_run, "run_count", count, raising=False)
-        flow_module.refuse_endless_retries(2)
-    monkeypatch.setattr(flow_module.flow_run, "run_count", 4, raising=False)
+        monkeypatch.setattr(restarts.flow_run, "run_count", count, raising=False)
+        restarts.refuse_endless_restarts(2)
+    monkeypatch.setattr(restarts.flow_run, "run_count", 4, raising=False)
     with pytest.raises(UsageError, match=r"^begun 3 times and crashed each time"):
-        flow_module.refuse_endless_retries(2)
+        restarts.refuse_endless_restarts(2)

@@ -115,6 +115,7 @@ def test_figures_agree_with_a_run(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_requests_agree_with_a_run(proxy: FaultProxy, model: Path, tmp_path: Path) -> None:
     for seed, side in enumerate((64, 48)):
         values = counts(side, side, seed=seed)
@@ -138,6 +139,7 @@ def test_requests_agree_with_a_run(proxy: FaultProxy, model: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_output_in_use_stays_as_it_was(
     proxy: FaultProxy, archive: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def settings(source: object, out: object, parent: Path, **given: object) -> Fine
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_archive_becomes_a_model_that_a_run_takes(
     archive: Path, parent: Path, tmp_path: Path
 ) -> None:

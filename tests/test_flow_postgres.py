@@ -13,6 +13,7 @@ from tests.flow_runs import DONE, Archive, FlowRun
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_deployed_run_on_postgres(tmp_path: Path) -> None:
     programs = postgres.programs()

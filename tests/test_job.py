@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -321,12 +322,17 @@ def test_an_interrupted_run_gives_back_what_it_holds(
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # Shells start programs in the background with SIGINT ignored, these tests perhaps too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(target.glob("_sr-archive/scenes/big/tiles/*.json")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        while not list(target.glob("_sr-archive/scenes/big/tiles/*.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors == "interrupted; the same command goes on where this run stopped\n"
     assert not list(target.glob("_sr-archive/leases/*.json"))

@@ -278,6 +278,7 @@ def test_a_killed_actor_is_replaced(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the kill trials, of which some are in every integration, do the same
 def test_a_killed_run_resumes_to_the_same_bytes(model: Path, tmp_path: Path) -> None:
     """SIGKILL to the driver at random moments; the last run completes what is left."""
     source, target = tmp_path / "source", tmp_path / "out"

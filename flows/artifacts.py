@@ -90,9 +90,8 @@ def _picture(output: str, scene_id: str) -> list[str]:
             picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
             small = BytesIO()
             picture.save(small, "PNG", optimize=True)
-    except Exception as error:  # whatever a store raises, a picture is not worth a run
-        return [
-            f"no quicklook of {scene_id}: {type(error).__name__}"
-        ]  # its text may hold an address
+    except Exception as error:
+        # Whatever a store raises, a picture is not worth a run; its text may hold an address.
+        return [f"no quicklook of {scene_id}: {type(error).__name__}"]
     data = base64.b64encode(small.getvalue()).decode()
     return [f"**{scene_id}**", "", f"![{scene_id}](data:image/png;base64,{data})", ""]

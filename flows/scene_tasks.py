@@ -69,8 +69,8 @@ class SceneTasks:
 
     def close(self) -> None:
         """End the task runs of a run that was stopped."""
-        for batch in {*self._of.values(), self._filling} - {None}:
-            assert batch is not None
+        filling = [self._filling] if self._filling else []
+        for batch in {*self._of.values(), *filling}:
             batch.ending.put((Cancelled, "the run was stopped; run again to go on"))
         self._of.clear()
 

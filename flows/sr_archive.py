@@ -28,10 +28,17 @@ from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.job import run
 from pipeline.run_report import RunReport
 from pipeline.settings import (
+    Attention,
+    Bands,
+    Devices,
     Fraction,
+    Layout,
     LeaseSeconds,
     Mask,
+    Normalise,
+    Outside,
     Positive,
+    Precision,
     RunSettings,
     Share,
     Tile,
@@ -61,20 +68,17 @@ def archive_with_retries(
     Raises:
         UsageError: as `pipeline.job.run`.
     """
-    for left in reversed(range(1 + retries)):
+    while True:
         try:
             return archive(settings, logger)
         except Exception as error:
-            bad_option = isinstance(error, UsageError) and not _store_is_away(error)
-            if bad_option or not left:
+            store_is_away = isinstance(error.__cause__, StoreUnavailable)
+            bad_option = isinstance(error, UsageError) and not store_is_away
+            if bad_option or not retries:
                 raise
             logger.warning("broke off, begun again in %g s: %s", delay, describe(error))
+            retries -= 1
             time.sleep(delay)
-    raise AssertionError("range(1 + retries) is not empty")
-
-
-def _store_is_away(error: UsageError) -> bool:
-    return isinstance(error.__cause__, StoreUnavailable)
 
 
 @flow(
@@ -90,18 +94,18 @@ def sr_archive(
     workers: Positive | None = None,
     cpus_per_worker: Positive | None = None,
     gpus_per_worker: Share | None = None,
-    devices: Literal["auto", "cpu", "cuda", "mixed"] | None = None,
-    precision: Literal["auto", "fp32", "bf16"] | None = None,
-    attention: Literal["scene", "global"] | None = None,
-    bands: Literal["auto", "match", "resample", "windows"] | None = None,
-    outside: Literal["fill", "upsample"] | None = None,
+    devices: Devices | None = None,
+    precision: Precision | None = None,
+    attention: Attention | None = None,
+    bands: Bands | None = None,
+    outside: Outside | None = None,
     tolerance: Tolerance | None = None,
-    normalise: Literal["auto", "reflectance", "scene", "bands"] | None = None,
+    normalise: Normalise | None = None,
     mask: list[Mask] | None = None,
     conserve: bool | None = None,
     max_inconsistency: Fraction | None = None,
     dtype: Literal["source", "float32"] | None = None,
-    layout: Literal["sharded", "plain"] | None = None,
+    layout: Layout | None = None,
     asset: str | None = None,
     include: list[str] | None = None,
     exclude: list[str] | None = None,

@@ -19,6 +19,7 @@ from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport
 from pipeline.stac.publication import bring_up_to_date
+from pipeline.storage import open_filesystem
 from pipeline.store import SceneStore
 from pipeline.worker import Worker
 from tests.scenes import write_envi, write_geotiff, write_zarr
@@ -61,6 +62,12 @@ def write_archive(folder: Path) -> Path:
     )
     write_zarr(folder / "store.zarr", counts(24, 24, seed=2), scale_factor=SCALE_FACTOR)
     return folder
+
+
+def forget_connections() -> None:
+    """What was opened on S3 with other credentials, or at another address, is not used again."""
+    filesystem, _ = open_filesystem("s3://archive")
+    type(filesystem).clear_instance_cache()
 
 
 def run_job(source: Path | str, output: Path | str, model: Path, **options: object) -> RunReport:

@@ -15,7 +15,7 @@ from infra.prefect_local import LocalPrefect
 from infra.processes import free_port
 from pipeline.run_report import RunReport, SceneRow
 from pipeline.store import STATE
-from tests.archives import counts, publish, write_archive, write_model
+from tests.archives import counts, forget_connections, publish, write_archive, write_model
 from tests.scenes import write_geotiff
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -44,6 +44,7 @@ def s3() -> Iterator[LocalS3]:
         for name, value in merged.items():
             if os.environ.get(name) != value:
                 patch.setenv(name, value)
+        forget_connections()
         yield server
 
 
@@ -71,6 +72,18 @@ def _optional(variable: str, name: str, what: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {what}: ../shared/{name} is absent and {variable} names no folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network for the scenes of `tests.archives`."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a scene of each common format; no test changes it."""
+    return write_archive(tmp_path_factory.mktemp("data") / "archive")
 
 
 @pytest.fixture(scope="session")

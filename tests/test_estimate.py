@@ -28,7 +28,7 @@ from pipeline.storage import open_filesystem
 from pipeline.store import STATE
 from pipeline.tile import margin_around
 from pipeline.traffic import KINDS, Traffic, kind_of
-from tests.archives import counts, run_job, write_archive, write_model
+from tests.archives import counts, forget_connections, run_job
 from tests.fault_proxy import FaultProxy
 from tests.scenes import write_geotiff, write_zarr
 
@@ -49,25 +49,10 @@ def proxy(s3: LocalS3) -> Iterator[FaultProxy]:
     """What lies between this process with its Ray and S3; it sees every request."""
     with FaultProxy(s3.endpoint) as between, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", between.endpoint)
-        _forget_connections()
+        forget_connections()
         with ray_session(None):
             yield between
-    _forget_connections()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_archive(tmp_path_factory.mktemp("data") / "archive")
-
-
-def _forget_connections() -> None:
-    filesystem, _ = open_filesystem("s3://archive")
-    type(filesystem).clear_instance_cache()
+    forget_connections()
 
 
 def _settings(source: Path | str, output: Path | str, model: Path) -> RunSettings:

@@ -38,7 +38,6 @@ from tests.archives import (
     run_job,
     sr_archive,
     write_archive,
-    write_model,
 )
 from tests.scenes import real, write_envi, write_geotiff, write_zarr
 
@@ -48,16 +47,6 @@ def ray_cluster(s3: LocalS3) -> Iterator[None]:
     """One Ray for the tests of this file, with the way to S3 in its workers' environment."""
     with ray_session(None):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_archive(tmp_path_factory.mktemp("data") / "archive")
 
 
 @pytest.fixture(scope="module")

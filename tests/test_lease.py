@@ -37,7 +37,7 @@ from pipeline.run_report import RunReport, SceneRow
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore, TileRecord
 from pipeline.worker import Prepared, Worker
-from tests.archives import array_bytes, command, counts, run_job, write_model
+from tests.archives import array_bytes, command, counts, run_job
 from tests.scenes import write_envi, write_geotiff, write_zarr
 
 ELSEWHERE = Lease("other", "faraway", 4, "another boot", "5", "their token", "then", 60.0)
@@ -56,11 +56,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def cluster(s3: LocalS3) -> Iterator[None]:
     with ray_session(None):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pipeline.ray_session import ray_session
 from pipeline.stac.catalogue import catalogued
 from pipeline.store import SceneStore
 from pipeline.swath import upsample_positions
-from tests.archives import NODATA, SCALE_FACTOR, counts, run_job, write_model
+from tests.archives import NODATA, SCALE_FACTOR, counts, run_job
 from tests.scenes import write_geotiff, write_zarr
 from tests.stac_schemas import validate
 
@@ -33,11 +33,6 @@ ROWS, COLUMNS = 50, 70
 def ray_cluster() -> Iterator[None]:
     with ray_session(None):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
 
 
 def positions() -> tuple[np.ndarray, np.ndarray]:

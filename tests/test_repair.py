@@ -29,15 +29,10 @@ from pipeline.recompute import recorded_options
 from pipeline.stac.check import verify_catalogue
 from pipeline.storage import join
 from pipeline.store import SceneStore, ledger_bytes
-from tests.archives import NODATA, SCALE_FACTOR, counts, publish, write_model
+from tests.archives import NODATA, SCALE_FACTOR, counts, publish
 from tests.scenes import write_geotiff
 
 SCENE = "one"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

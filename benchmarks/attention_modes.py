@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from benchmarks.band_windows import truth, without_attention
-from benchmarks.train_starter import load
+from benchmarks.train_shipped import load
 from model import SSPSR, Card, inference, load_checkpoint
 from model.attention import AttentionStatistics, ChannelAttention
 from model.degradation import downsample, upsample

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import job_settings, make_net, print_row, print_table, write_checkpoint
+from benchmarks.common import make_net, print_row, print_table, write_checkpoint
 from benchmarks.processes import Processes
+from benchmarks.scenes import job_settings
 from pipeline.actors import ActorPool
 from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile

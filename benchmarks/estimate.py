@@ -22,7 +22,8 @@ from pathlib import Path
 import fsspec
 
 import pipeline.job
-from benchmarks.common import make_net, print_table, timed, write_checkpoint, write_scene
+from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.scenes import write_scene
 from benchmarks.soak import write_archive
 from infra.local_s3 import LocalS3
 from pipeline import RunSettings

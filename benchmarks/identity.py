@@ -20,14 +20,8 @@ from typing import Any
 
 import zarr
 
-from benchmarks.common import (
-    job_settings,
-    make_net,
-    print_table,
-    timed,
-    write_checkpoint,
-    write_scene,
-)
+from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.scenes import job_settings, write_scene
 from model import AttentionStatistics, SSPSRConfig
 from model.extent import Extent
 from pipeline import RunSettings

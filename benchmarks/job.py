@@ -20,14 +20,8 @@ from pathlib import Path
 import ray
 import torch
 
-from benchmarks.common import (
-    job_settings,
-    make_net,
-    print_table,
-    timed,
-    write_checkpoint,
-    write_scene,
-)
+from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.scenes import job_settings, write_scene
 from model import Card, inference, load_checkpoint
 from model.inference import Engine
 from pipeline import open_scene

@@ -16,7 +16,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.common import job_settings, make_net, print_table, write_checkpoint, write_scene
+from benchmarks.common import make_net, print_table, write_checkpoint
+from benchmarks.scenes import job_settings, write_scene
 from pipeline import RunSettings
 from pipeline.footprint import IN_FLIGHT
 from pipeline.job import load_model

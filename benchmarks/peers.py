@@ -27,15 +27,8 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
 
-from benchmarks.common import (
-    SCALE_FACTOR,
-    job_settings,
-    make_net,
-    print_table,
-    timed,
-    write_checkpoint,
-    write_scene,
-)
+from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.scenes import SCALE_FACTOR, job_settings, write_scene
 from model import SSPSR, load_checkpoint
 from model.degradation import upsample
 from model.receptive_field import halo

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import print_table
-from benchmarks.train_starter import load
+from benchmarks.train_shipped import load
 from model import inference, load_checkpoint
 from model.degradation import downsample, upsample
 from model.metrics import assess

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import fsspec
 
-from benchmarks.common import make_net, print_table, write_checkpoint, write_scene
+from benchmarks.common import make_net, print_table, write_checkpoint
+from benchmarks.scenes import write_scene
 from infra.local_s3 import LocalS3
 from pipeline.job import load_model
 from pipeline.lease import Leases

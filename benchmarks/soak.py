@@ -27,16 +27,9 @@ import numpy as np
 import psutil
 import rasterio
 
-from benchmarks.common import (
-    SCALE_FACTOR,
-    job_settings,
-    make_net,
-    print_row,
-    print_table,
-    write_checkpoint,
-    write_scene,
-)
+from benchmarks.common import make_net, print_row, print_table, write_checkpoint
 from benchmarks.processes import Processes
+from benchmarks.scenes import SCALE_FACTOR, job_settings, write_scene
 from pipeline import events
 from pipeline.events import Event
 from pipeline.job import run

@@ -1,17 +1,20 @@
 """One training step against the plain published loop: same network, batch, data and loss.
 
     python -m benchmarks.training_step [--bands 31] [--features 64] [--batch 8] [--patch 24]
+        [--device cuda]
 
 The plain loop sends group after group through the branch, rows first in memory, in float32, with
 torch's Adam as it comes; ours is `Trainer.step`, with gradient clipping and averaged weights. The
 two take turns; medians, of wall time and of CPU time, which on one thread tells the same on a busy
-machine. The peak is the best rate of a large convolution measured here.
+machine. The peak is the best rate of a large convolution measured here. On a GPU only wall time
+tells; the plain loop then has TF32 convolutions, as torch has by default, and its data there.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +31,7 @@ from model.precision import Precision, resolve
 from model.trainer import Trainer, TrainingOptions
 from model.training import new_network
 
+_WARM_UP = 5  # runs that do not count; a GPU's recording is among them
 _PASSES = 3  # forward, gradients of activations, gradients of weights
 
 
@@ -51,11 +55,11 @@ def _taking_turns(
 ) -> dict[str, tuple[float, float]]:
     """Median wall and CPU seconds of each."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for turn in range(runs + 1):
+    for turn in range(runs + _WARM_UP):
         for name, work in works.items():
             before = time.process_time()
             wall = timed(work)
-            taken[name] += [(wall, time.process_time() - before)] if turn else []
+            taken[name] += [(wall, time.process_time() - before)] if turn >= _WARM_UP else []
     return {
         name: (statistics.median(w for w, _ in pairs), statistics.median(c for _, c in pairs))
         for name, pairs in taken.items()
@@ -63,7 +67,7 @@ def _taking_turns(
 
 
 def peak(dtype: torch.dtype) -> float:
-    """Multiply-adds per second of CPU time of a convolution that suits the processor."""
+    """Multiply-adds per second of CPU time of a convolution that suits a CPU."""
     size, features = 64, 256
     rates = []
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -82,23 +86,25 @@ def main() -> None:
     config = SSPSRConfig(given.bands, 4, features=given.features)
     torch.manual_seed(0)
     side = 4 * given.patch
-    high = torch.rand(given.batch, given.bands, side, side)
+    device = torch.device(given.device)
+    high = torch.rand(given.batch, given.bands, side, side, device=device)
     low = downsample(high, 4)
-    net = new_network(config, 0)
+    net = new_network(config, 0).to(device)
     plain = PlainLoop(copy.deepcopy(net))
     works = {"plain published loop": (lambda: plain(low, high), torch.float32)}
     precisions: list[Precision] = ["fp32"]
-    if resolve("auto", torch.device("cpu")) == torch.bfloat16:
+    if resolve("auto", device) == torch.bfloat16:
         precisions.append("bf16")
     for precision in precisions:
-        trainer = Trainer(copy.deepcopy(net), TrainingOptions(precision=precision))
+        trainer = Trainer(copy.deepcopy(net), TrainingOptions(precision=precision), device)
         works[f"Trainer.step, {precision}"] = (
             lambda trainer=trainer: trainer.step(low, high, None, 0.5),  # type: ignore[misc]
             torch.float32 if precision == "fp32" else torch.bfloat16,
         )
     medians = _taking_turns({name: work for name, (work, _) in works.items()}, given.runs)
     operations = _PASSES * published_operations(config) * given.batch * given.patch**2
-    peaks = {dtype: peak(dtype) for _, dtype in works.values()}
+    on_cpu = device.type == "cpu"
+    peaks = {dtype: peak(dtype) if on_cpu else math.nan for _, dtype in works.values()}
     plainly = medians["plain published loop"]
     rows = [
         [
@@ -119,7 +125,10 @@ def main() -> None:
         "published work / CPU time / peak",
     ]
     print_table(title, header, rows)
-    print(f"\npeak: {', '.join(f'{2e-9 * rate:.0f} GFLOP/s in {d}' for d, rate in peaks.items())}")
+    if on_cpu:
+        print(
+            f"\npeak: {', '.join(f'{2e-9 * rate:.0f} GFLOP/s in {d}' for d, rate in peaks.items())}"
+        )
 
 
 def _arguments() -> argparse.Namespace:
@@ -130,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--patch", type=int, default=24)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     for start in given.start:
         trainer = Trainer(begin(start, net, card, training, wavelengths), steps)
         row = [start]
-        batches = patches([torch.from_numpy(training)], scale, options)
+        batches = patches([torch.from_numpy(training)], len(training), scale, options)
         for step in range(last + 1):
             if step in given.steps:
                 row += figures(trainer.average, held_out)

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import job_settings, make_net, print_table, write_checkpoint, write_scene
+from benchmarks.common import make_net, print_table, write_checkpoint
+from benchmarks.scenes import job_settings, write_scene
 from pipeline import job
 from pipeline.actors import ActorPool, TileActor
 from pipeline.grid import Tile

@@ -20,6 +20,7 @@ from model.augmentation import shifted_groups
 from model.degradation import upsample
 from model.losses import hybrid_loss
 from model.precision import Precision, exact_float32, resolve
+from model.replay import replayed
 from model.sspsr import SSPSR
 from model.training_form import TrainingForm
 
@@ -112,8 +113,15 @@ class Trainer:
         self.average: SSPSR = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.steps = self.skipped = 0
         self._dtype = resolve(options.precision, self.device)
-        self._form = parallel(TrainingForm(self.net))
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=options.learning_rate, fused=True)
+        form = TrainingForm(self.net)
+        self._form = parallel(form)
+        self._rate, self._weight = (torch.zeros((), device=self.device) for _ in range(2))
+        self._adam = torch.optim.Adam(
+            self.net.parameters(), self._rate, fused=True, capturable=self.device.type == "cuda"
+        )
+        self._starts = torch.tensor(self.net.config.group_starts, device=self.device)
+        alone = self._form is form
+        self._advance = replayed(self._step, self.device) if alone else self._step
 
     def step(self, low: Tensor, high: Tensor, valid: Tensor | None, elapsed: float) -> float:
         """One step of the optimiser.
@@ -131,48 +139,58 @@ class Trainer:
         Returns:
             The loss; NaN or infinity if the step was skipped for it.
         """
-        for group in self._adam.param_groups:
-            group["lr"] = self.options.rate(elapsed)
+        self._rate.fill_(self.options.rate(elapsed))
+        # Early on the average forgets faster, so that the start does not linger.
+        updates = self.steps - self.skipped + 1
+        self._weight.fill_(1.0 - min(self.options.ema, updates / (updates + 10)))
+        if self.options.shift_groups and self.net.config.shared_branch:
+            random = np.random.default_rng((self.options.seed, self.steps))
+            self._starts.copy_(torch.tensor(shifted_groups(self.net.config, random)))
         low, high = low.to(self.device), high.to(self.device)
         valid = None if valid is None else valid.to(self.device)
+        bicubic = upsample(low, self.net.config.scale)
+        loss, failed = self._advance(low, bicubic, high, valid).tolist()
+        self.steps += 1
+        self.skipped += int(failed)
+        return float(loss)
+
+    def _step(self, low: Tensor, bicubic: Tensor, high: Tensor, valid: Tensor | None) -> Tensor:
+        """All of a step that happens on the device: nothing here waits for a result.
+
+        Returns:
+            The loss, and 1 if the step was skipped, else 0.
+        """
         self._adam.zero_grad(set_to_none=True)
         with exact_float32(self.device):
-            loss = self._loss(low, high, valid)
+            loss = self._loss(low, bicubic, high, valid)
             # A loss that is not finite makes all gradients so, on every process that shares them.
-            start = torch.where(loss.isfinite(), 1.0, math.nan)
-            loss.backward(start)  # type: ignore[no-untyped-call]
+            loss.backward(1.0 + 0.0 * loss.detach())  # type: ignore[no-untyped-call]
         limit = self.options.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
-        self.steps += 1
-        if math.isfinite(float(norm)):
-            self._adam.step()
-            self._follow()
-        else:
-            self.skipped += 1
-        return loss.item()
+        failed = norm.isfinite().logical_not().float()
+        # How torch's GradScaler tells the optimiser to leave everything as it is.
+        self._adam.found_inf = failed  # type: ignore[attr-defined]
+        self._adam.step()
+        self._follow(self._weight * (1.0 - failed))
+        return torch.stack([loss.detach(), failed])
 
-    def _loss(self, low: Tensor, high: Tensor, valid: Tensor | None) -> Tensor:
+    def _loss(self, low: Tensor, bicubic: Tensor, high: Tensor, valid: Tensor | None) -> Tensor:
         options = self.options
-        bicubic = upsample(low, self.net.config.scale)
         mixed = self._dtype != torch.float32
         with torch.autocast(self.device.type, self._dtype, enabled=mixed):
-            estimate = self._form(low, bicubic, self._groups())
+            estimate = self._form(low, bicubic, self._starts)
         return hybrid_loss(
             estimate.float(), high, options.spatial, options.spectral, options.angle, valid
         )
 
-    def _groups(self) -> tuple[int, ...] | None:
-        if not (self.options.shift_groups and self.net.config.shared_branch):
-            return None
-        random = np.random.default_rng((self.options.seed, self.steps))
-        return shifted_groups(self.net.config, random)
-
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average; early on it forgets faster, so that the start does not linger."""
-        updates = self.steps - self.skipped
-        weight = 1.0 - min(self.options.ema, updates / (updates + 10))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
+    def _follow(self, weight: Tensor) -> None:
+        """Move the average towards the weights."""
+        average: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(self.net.parameters())
+        apart = list(torch._foreach_sub(weights, average))
+        torch._foreach_mul_(apart, weight)
+        torch._foreach_add_(average, apart)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a continued training needs: flat, tensors and whole numbers only.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,17 +81,23 @@ def start_as_bicubic(net: SSPSR) -> None:
         net.final.weight[:, :count, 1, 1] += basis.to(net.final.weight.device)
 
 
-def patches(cubes: Sequence[Tensor], scale: int, options: FitOptions) -> Iterator[Tensor]:
-    """Endless batches `[batch, bands, scale*patch, scale*patch]` from anywhere in the cubes."""
+def patches(
+    cubes: Sequence[Tensor], bands: int, scale: int, options: FitOptions
+) -> Iterator[Tensor]:
+    """Endless batches `[batch, bands, scale*patch, scale*patch]` from anywhere in the cubes.
+
+    A cube is drawn as often as it holds values.
+    """
     random = np.random.default_rng(options.steps.seed)
-    side = scale * options.patch
-    areas = np.array([cube.shape[1] * cube.shape[2] for cube in cubes], dtype=np.float64)
+    sizes = bands, scale * options.patch, scale * options.patch
+    values = np.array([cube.numel() for cube in cubes], dtype=np.float64)
     while True:
         batch = []
-        for index in random.choice(len(cubes), options.batch, p=areas / areas.sum()):
-            cube = cubes[index]
-            row, column = (int(random.integers(0, size - side + 1)) for size in cube.shape[1:])
-            patch = cube[:, row : row + side, column : column + side]
+        for index in random.choice(len(cubes), options.batch, p=values / values.sum()):
+            patch = cubes[index]
+            for axis, size in enumerate(sizes):
+                first = int(random.integers(0, patch.shape[axis] - size + 1))
+                patch = patch.narrow(axis, first, size)
             batch.append(augment(patch, random, options.augmentation))
         yield torch.stack(batch)
 
@@ -108,39 +115,46 @@ def fit(
     cubes: Sequence[Cube],
     options: FitOptions,
     report: Callable[[Progress], None],
+    device: str | torch.device = "cpu",
 ) -> Progress:
     """Train a network, in place.
 
     Args:
-        net: a new network, or a trained one to go on with.
-        cubes: `(bands, rows, cols)` float32 in [0, 1], each at least one patch large.
+        net: a new network, or a trained one to go on with; it is moved to the device.
+        cubes: `(bands, rows, cols)` float32 in [0, 1], each at least one patch large; of a cube
+            with more bands than the network every patch has another window of neighbouring ones.
         options: how to train.
         report: called every `options.report_every` seconds and at the end.
+        device: where to train; all cubes have to fit into its memory.
 
     Returns:
         The last state, as reported.
 
     Raises:
-        ValueError: a cube is smaller than a patch or has other bands than the network.
+        ValueError: a cube is smaller than a patch or has fewer bands than the network.
     """
     config = net.config
     side = config.scale * options.patch
     for cube in cubes:
-        if cube.shape[0] != config.bands or min(cube.shape[1:]) < side:
+        if cube.shape[0] < config.bands or min(cube.shape[1:]) < side:
             raise ValueError(f"cube {cube.shape} does not fit {config.bands} bands x {side} px")
-    trainer = Trainer(net, options.steps)
-    batches = patches([torch.from_numpy(cube) for cube in cubes], config.scale, options)
+    trainer = Trainer(net, options.steps, device)
+    there = [torch.from_numpy(cube).to(device) for cube in cubes]
+    batches = patches(there, config.bands, config.scale, options)
     budget = 60 * options.minutes
     reported = start = time.monotonic()
     smooth = 0.0
-    while (elapsed := time.monotonic() - start) < budget:
-        high = next(batches)
-        low, _ = make_pair(high, scale=config.scale)
-        loss = trainer.step(low, high, None, elapsed / budget)
-        smooth = loss if trainer.steps == 1 else 0.99 * smooth + 0.01 * loss
-        if time.monotonic() - reported > options.report_every:
-            reported = time.monotonic()
-            report(Progress(trainer.steps, elapsed, smooth, trainer.average))
+    with ThreadPoolExecutor(1) as pool:  # the next batch is cut while this one trains
+        coming = pool.submit(next, batches)
+        while (elapsed := time.monotonic() - start) < budget:
+            high = coming.result()
+            coming = pool.submit(next, batches)
+            low, _ = make_pair(high, scale=config.scale)
+            loss = trainer.step(low, high, None, elapsed / budget)
+            smooth = loss if trainer.steps == 1 else 0.99 * smooth + 0.01 * loss
+            if time.monotonic() - reported > options.report_every:
+                reported = time.monotonic()
+                report(Progress(trainer.steps, elapsed, smooth, trainer.average))
     last = Progress(trainer.steps, time.monotonic() - start, smooth, trainer.average)
     report(last)
     return last
@@ -160,6 +174,7 @@ def evaluate(net: SSPSR, cube: Cube) -> tuple[dict[str, float], dict[str, float]
     rows, columns = (size // scale * scale for size in cube.shape[1:])
     reference = torch.from_numpy(np.ascontiguousarray(cube[:, :rows, :columns]))
     low = downsample(reference[None].double(), scale).float()
-    estimate = compile(net, precision="fp32")(low)[0].numpy()
+    device = net.final.weight.device
+    estimate = compile(net, precision="fp32")(low.to(device))[0].cpu().numpy()
     bicubic = upsample(low, scale)[0].numpy()
     return assess(reference, estimate, scale), assess(reference, bicubic, scale)

@@ -8,12 +8,10 @@ small weights in front of them instead of over whole images. Patch borders are p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn, unflatten
 from torch.nn import functional
 
 from model.attention import ChannelAttention
@@ -35,31 +33,39 @@ class TrainingForm(nn.Module):
         self._trunk_in_one = is_worth(last, net.final, 2)
         self._skip_in_one = is_worth(net.skip_conv, net.final, 1)
 
-    def forward(self, low: Tensor, bicubic: Tensor, starts: Sequence[int] | None = None) -> Tensor:
+    def forward(self, low: Tensor, bicubic: Tensor, starts: Tensor | None = None) -> Tensor:
         """Super-resolve.
 
         Args:
             low: `[N, bands, h, w]` float32 in [0, 1].
             bicubic: `[N, bands, scale*h, scale*w]`, low upsampled.
-            starts: the first band of every group, for networks with a shared branch; None: the
-                config's.
+            starts: int64, the first band of every group, for networks with a shared branch; None:
+                the config's.
 
         Returns:
             `[N, bands, scale*h, scale*w]`, not clipped, channels-last.
         """
-        starts = self.net.config.group_starts if starts is None else starts
+        if starts is None:
+            starts = torch.tensor(self.net.config.group_starts, device=low.device)
         return self._reconstruct(self._merge(low, starts), bicubic)
 
-    def _merge(self, low: Tensor, starts: Sequence[int]) -> Tensor:
+    def _merge(self, low: Tensor, starts: Tensor) -> Tensor:
         """All groups through their branches; bands in several groups are averaged."""
-        config = self.net.config
-        parts = [low[:, start : start + config.group_size] for start in starts]
+        config, samples = self.net.config, len(low)
+        groups, size = len(starts), config.group_size
+        members = (starts[:, None] + torch.arange(size, device=low.device)).flatten()
+        parts = unflatten(low[:, members], 1, (groups, size))
         if config.shared_branch:
-            fine = _branch(self.net.branch_of(0), torch.cat(parts))
+            fine = _branch(self.net.branch_of(0), parts.flatten(0, 1))
+            fine = unflatten(fine, 0, (samples, groups))
         else:
-            fine = torch.cat([_branch(self.net.branch_of(i), part) for i, part in enumerate(parts)])
-        merged: Tensor = _Average.apply(fine, tuple(starts), config.bands)  # type: ignore[no-untyped-call]
-        return merged
+            each = [_branch(self.net.branch_of(i), part) for i, part in enumerate(parts.unbind(1))]
+            fine = torch.stack(each, 1)
+        # Sums of bands as a product of matrices: on any device, and in the same order every time.
+        bands = torch.arange(config.bands, device=low.device)
+        holds = members == bands[:, None]
+        total = functional.conv2d(fine.flatten(1, 2), holds[:, :, None, None].to(fine))
+        return (total / holds.sum(1).view(1, -1, 1, 1)).to(total)
 
     def _reconstruct(self, merged: Tensor, bicubic: Tensor) -> Tensor:
         net = self.net
@@ -127,25 +133,3 @@ def _spectral(block: SpatialSpectralBlock, x: Tensor) -> Tensor:
 def _gate(attention: ChannelAttention, pooled: Tensor) -> Tensor:
     gate: Tensor = attention.conv_du(pooled[:, :, None, None])
     return gate.flatten(1)
-
-
-class _Average(torch.autograd.Function):
-    """`[groups*N, group_size, H, W]` to `[N, bands, H, W]`: the mean where groups overlap."""
-
-    @staticmethod
-    def forward(ctx: Any, parts: Tensor, starts: tuple[int, ...], bands: int) -> Tensor:
-        size, (height, width) = parts.shape[1], parts.shape[2:]
-        count = torch.zeros(bands)
-        total = parts.new_zeros(len(parts) // len(starts), bands, height, width)
-        for start, part in zip(starts, parts.chunk(len(starts)), strict=True):
-            total[:, start : start + size] += part
-            count[start : start + size] += 1
-        ctx.starts, ctx.size = starts, size
-        ctx.share = (1 / count).to(parts).view(1, -1, 1, 1)
-        return total.mul_(ctx.share)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        shares = gradient * ctx.share
-        return torch.cat([shares[:, s : s + ctx.size] for s in ctx.starts]), None, None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import job_settings, make_net, write_checkpoint, write_scene
+from benchmarks.common import make_net, write_checkpoint
 from benchmarks.memory import peak_of_worker
+from benchmarks.scenes import job_settings, write_scene
 
 
 @pytest.mark.slow

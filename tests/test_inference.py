@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.train_starter import load
+from benchmarks.train_shipped import load
 from model import (
     SSPSR,
     AttentionStatistics,

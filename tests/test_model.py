@@ -336,7 +336,7 @@ def test_starter_is_shipped_and_described() -> None:
 
 def test_starter_figures_are_true(shared_data: Path) -> None:
     """The card's figures, computed again from the held-out scenes."""
-    from benchmarks.train_starter import figures, load
+    from benchmarks.train_shipped import figures, load
 
     net, card = load_checkpoint("starter")
     again = figures(net, load(shared_data / "cave" / "test"))

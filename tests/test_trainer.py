@@ -112,9 +112,11 @@ def test_shifted_groups_cover_all_bands() -> None:
     low, _ = patches(net)
     bicubic = upsample(low, 4)
     form = TrainingForm(net)
-    assert torch.equal(form(low, bicubic), form(low, bicubic, net.config.group_starts))
+    assert torch.equal(
+        form(low, bicubic), form(low, bicubic, torch.tensor(net.config.group_starts))
+    )
     assert not torch.equal(
-        form(low, bicubic), form(low, bicubic, shifted_groups(net.config, random))
+        form(low, bicubic), form(low, bicubic, torch.tensor(shifted_groups(net.config, random)))
     )
 
 

@@ -1,7 +1,9 @@
 """Train a checkpoint that ships with the package, and put its figures on its card.
 
     python -m benchmarks.train_shipped train cave OUT.safetensors DATA/cave/train --minutes 80
-    python -m benchmarks.train_shipped judge OUT.safetensors DATA/cave
+    python -m benchmarks.train_shipped train windows OTHER.safetensors REMOTE DATA/cave/train
+    python -m benchmarks.train_shipped mean SHIPPED.safetensors OUT.safetensors OTHER.safetensors
+    python -m benchmarks.train_shipped judge SHIPPED.safetensors DATA/cave
 
 Folders hold *.npz, each with `cube` (rows, cols, bands) uint16; `benchmarks.remote_cubes` makes
 them of scenes. `cave`: 31 bands, 400-700 nm; the right quarter of every scene is held out, and
@@ -58,7 +60,7 @@ RECIPES = {
     "cave": Recipe(
         data=(_CAVE,),
         notes=(
-            "Trained on indoor still lifes lit in the laboratory, not on scenes seen from above.",
+            "CAVE shows indoor still lifes lit in the laboratory, not scenes seen from above.",
             "CAVE publishes band centres and no FWHM.",
         ),
         wavelengths=[400.0 + 10.0 * band for band in range(BANDS)],
@@ -70,8 +72,8 @@ RECIPES = {
             _CAVE,
         ),
         notes=(
-            "For windows of 31 neighbouring bands of any sensor between 400 and 2500 nm, each "
-            "band scaled to its own level; its bands have no wavelengths of their own.",
+            "Also for windows of 31 neighbouring bands of a sensor between 400 and 2500 nm, each "
+            "band scaled to its own level.",
             "The AVIRIS scenes state no wavelengths: windows may reach across removed bands.",
         ),
         levels=True,
@@ -145,6 +147,7 @@ def card(name: str, recipe: Recipe, options: FitOptions, progress: Progress, sta
 
 
 def train(given: argparse.Namespace) -> None:
+    torch.set_num_threads(given.threads)
     recipe: Recipe = RECIPES[given.recipe]
     options = FitOptions(
         minutes=given.minutes,
@@ -172,6 +175,27 @@ def train(given: argparse.Namespace) -> None:
             _print_figures(figures(progress.net, held_out, HELD_OUT))
 
     fit(net, list(cubes.values()), options, report, given.device)
+
+
+def mean(given: argparse.Namespace) -> None:
+    """The mean of weights that were trained from the same start; bands are those of the first."""
+    nets, cards = zip(*(load_checkpoint(path) for path in given.checkpoints), strict=True)
+    weights = [net.state_dict() for net in nets]
+    net = nets[0]
+    net.load_state_dict({k: torch.stack([w[k] for w in weights]).mean(0) for k in weights[0]})
+    training: dict[str, str | int | float | bool] = {
+        "weights": f"mean of {len(nets)} trainings from the same start"
+    }
+    for number, about in enumerate(cards, start=1):
+        training |= {f"{number}.{key}": value for key, value in about.training.items()}
+    merged = {
+        "name": given.out.stem,
+        "training": training,
+        "training_data": list(dict.fromkeys(t for c in cards for t in c.training_data)),
+        "notes": list(dict.fromkeys(note for about in cards for note in about.notes)),
+        "metrics": {},
+    }
+    save_checkpoint(given.out, net, cards[0].model_copy(update=merged))
 
 
 def judge(given: argparse.Namespace) -> None:
@@ -222,13 +246,15 @@ def main() -> None:
     training.add_argument("--shift-groups", action="store_true")
     training.add_argument("--device", default="cpu")
     training.add_argument("--threads", type=int, default=torch.get_num_threads())
+    averaging = commands.add_parser("mean")
+    averaging.set_defaults(run=mean)
+    averaging.add_argument("out", type=Path)
+    averaging.add_argument("checkpoints", type=Path, nargs="+")
     judging = commands.add_parser("judge")
     judging.set_defaults(run=judge)
     judging.add_argument("checkpoint", type=Path)
     judging.add_argument("data", type=Path, help="the folder that holds train and test")
-    judging.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     given.run(given)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -222,7 +223,7 @@ class Engine:
         row_bytes = 4 * len(x) * config.bands * wide * config.scale**2
         step = max(1, _STRIP // row_bytes) if x.device.type == "cpu" else rows.core[1]
         strips = []
-        across = columns.enlargement().to(x.device)
+        across = _enlargement(columns, x.device)
         part = x[..., slice(*columns.cubic_input())].permute(0, 2, 3, 1).contiguous()
         for start in range(*rows.core, step):
             strip = replace(rows, core=(start, min(start + step, rows.core[1])))
@@ -260,6 +261,11 @@ class Engine:
         return gate
 
 
+@lru_cache(maxsize=64)
+def _enlargement(axis: Axis, device: torch.device) -> Tensor:
+    return axis.enlargement().to(device)
+
+
 def _bicubic(x: Tensor, rows: Axis, across: Tensor) -> Tensor:
     """The bicubic image around the core, `[N, bands, rows, columns]`, channels-last.
 
@@ -267,7 +273,7 @@ def _bicubic(x: Tensor, rows: Axis, across: Tensor) -> Tensor:
     """
     lines = x[:, slice(*rows.cubic_input())]
     samples, height, width, bands = lines.shape
-    down = rows.enlargement().to(x.device)
+    down = _enlargement(rows, x.device)
     lines = (down @ lines.reshape(samples, height, -1)).view(samples, -1, width, bands)
     return (across @ lines).permute(0, 3, 1, 2)
 

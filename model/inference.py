@@ -10,8 +10,9 @@ inside a tile are not padded but consume its halo, while the scene's border is p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ from model.fused import FusedNetwork, Gate
 from model.memory import branch_bytes, tile_bytes
 from model.precision import Precision, exact_float32, resolve
 from model.receptive_field import halo
+from model.recording import Pool, Recorder
 from model.sspsr import SSPSR
 
 _CPU_CHUNK = 16 << 20  # bytes of activations of one chunk of groups: about what caches hold
 _STRIP = 4 << 20  # bytes of output at once on a CPU, for the same reason
 _GPU_SHARE = 0.5  # of the free memory of a GPU that one chunk of groups may take
 _TRUNK = -1  # in place of a group
+_POOL = Pool()  # of all engines of a process: one tile after the other
 
 
 class Engine:
@@ -52,6 +55,7 @@ class Engine:
         self.precision: Precision = "fp32" if network.dtype == torch.float32 else "bf16"
         self.statistics = statistics
         self._most_groups = len(self.config.group_starts)
+        self._recorder = Recorder(self.device, _POOL)
         self._gates: list[list[Convolution]] | None = None
         if statistics is not None:
             self._gates = self._freeze(statistics)
@@ -123,8 +127,9 @@ class Engine:
         if self._gates is None and not whole:
             raise ValueError("a part of a scene needs the scene's frozen attention statistics")
         window = x[:, :, axes[0].window, axes[1].window]
-        with exact_float32(self._network.device):
-            parts = [self._fitting(sample, *axes) for sample in torch.split(window, 1)]
+        fitting = partial(self._fitting, rows=axes[0], columns=axes[1])
+        with self._exact_float32():
+            parts = [self._recorder(fitting, x, kind=axes) for x in torch.split(window, 1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @torch.inference_mode()
@@ -144,7 +149,7 @@ class Engine:
             Axis.of(Extent(0, size, True, True), size, self.config) for size in samples.shape[2:]
         )
         seen: dict[int, list[Tensor]] = {}
-        with exact_float32(self._network.device):
+        with self._exact_float32():
             self._features(samples, rows, columns, lambda group: self._observing(group, seen))
         groups = range(len(self.config.group_starts))
         branches = torch.stack([torch.stack(seen[group]) for group in groups])
@@ -160,6 +165,10 @@ class Engine:
                 f"the network takes [N, {self.config.bands}, H, W] float32, "
                 f"not {list(x.shape)} {str(x.dtype).removeprefix('torch.')}"
             )
+
+    def _exact_float32(self) -> AbstractContextManager[None]:
+        network = self._network
+        return exact_float32(network.device, cudnn=network.dtype != torch.float32)
 
     def _fitting(self, x: Tensor, rows: Axis, columns: Axis) -> Tensor:
         """One sample; if memory runs out, with fewer groups at once, then in smaller parts."""

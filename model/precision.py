@@ -30,10 +30,16 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """No TF32: what is called float32 has 24 bits on a GPU too."""
+def exact_float32(device: torch.device, cudnn: bool = True) -> Iterator[None]:
+    """No TF32: what is called float32 has 24 bits on a GPU too.
+
+    Args:
+        device: where.
+        cudnn: for forward passes in float32 alone better False: without TF32 cuDNN takes Fourier
+            transforms for large kernels, measured 12 times as slow as plain matrix products.
+    """
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=cudnn, allow_tf32=False):
         yield

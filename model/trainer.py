@@ -20,7 +20,7 @@ from model.augmentation import shifted_groups
 from model.degradation import upsample
 from model.losses import hybrid_loss
 from model.precision import Precision, exact_float32, resolve
-from model.replay import replayed
+from model.recording import Recorder
 from model.sspsr import SSPSR
 from model.training_form import TrainingForm
 
@@ -120,8 +120,7 @@ class Trainer:
             self.net.parameters(), self._rate, fused=True, capturable=self.device.type == "cuda"
         )
         self._starts = torch.tensor(self.net.config.group_starts, device=self.device)
-        alone = self._form is form
-        self._advance = replayed(self._step, self.device) if alone else self._step
+        self._recorder = Recorder(self.device) if self._form is form else None
 
     def step(self, low: Tensor, high: Tensor, valid: Tensor | None, elapsed: float) -> float:
         """One step of the optimiser.
@@ -149,7 +148,10 @@ class Trainer:
         low, high = low.to(self.device), high.to(self.device)
         valid = None if valid is None else valid.to(self.device)
         bicubic = upsample(low, self.net.config.scale)
-        loss, failed = self._advance(low, bicubic, high, valid).tolist()
+        inputs = low, bicubic, high, valid
+        recorder = self._recorder
+        outcome = recorder(self._step, *inputs) if recorder else self._step(*inputs)
+        loss, failed = outcome.tolist()
         self.steps += 1
         self.skipped += int(failed)
         return float(loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from model import SSPSR, attention, inference
 from model.degradation import downsample, upsample
-from model.replay import replayed
+from model.extent import Extent
+from model.recording import Pool, Recorder
 from model.trainer import Trainer, TrainingOptions
 from model.training import FitOptions, Progress, evaluate, fit, new_network
 from tests.test_model import make_net
@@ -103,11 +105,54 @@ def test_other_shapes_between_recorded_ones() -> None:
 
 
 def test_work_that_waits_is_not_recorded_and_still_done(caplog: pytest.LogCaptureFixture) -> None:
-    work = replayed(lambda x: x * float(x.sum()), CUDA)
-    with caplog.at_level(logging.WARNING, "model.replay"):
-        found = [float(work(torch.full((2,), float(k), device=CUDA))[0]) for k in range(6)]
+    recorder = Recorder(CUDA)
+    with caplog.at_level(logging.WARNING, "model.recording"):
+        found = [
+            float(
+                recorder(lambda x: x * float(x.sum()), torch.full((2,), float(k), device=CUDA))[0]
+            )
+            for k in range(6)
+        ]
     assert found == [2.0 * k * k for k in range(6)]
     assert len([r for r in caplog.records if "no CUDA graph" in r.message]) == 1
+
+
+def test_a_recording_that_gives_another_result_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder, runs = Recorder(CUDA, Pool()), iter(range(100))
+    x = torch.ones(2, device=CUDA)
+    with caplog.at_level(logging.WARNING, "model.recording"):
+        found = [float(recorder(lambda x: x + next(runs), x)[0]) for _ in range(6)]
+    assert found == sorted(found) and len(set(found)) == 6
+    assert "another result" in caplog.text
+
+
+@torch.inference_mode()
+def test_recorded_tiles_are_those_of_the_whole_scene() -> None:
+    """Two engines, as two windows of bands have, take turns over tiles of all kinds."""
+    net = make_net(bands=31, features=64, group_size=8, group_overlap=2)
+    low, _ = pair(net, 1, 64)
+    there, low = copy.deepcopy(net).to(CUDA), low.to(CUDA)
+    other = low.flip(2).contiguous()
+    for precision, bound in (("fp32", 2e-6), ("bf16", 2e-2)):
+        engines = [
+            inference.compile(there, attention.calibrate(there, x), precision)  # type: ignore[arg-type]
+            for x in (low, other)
+        ]
+        wholes = [engine(x) for engine, x in zip(engines, (low, other), strict=True)]
+        edges = (0, 20, 40, 64)
+        for _ in range(6):
+            for rows in pairwise(edges):
+                for columns in pairwise(edges):
+                    extents = [Extent(a, b, a == 0, b == 64) for a, b in (rows, columns)]
+                    for engine, x, whole in zip(engines, (low, other), wholes, strict=True):
+                        tile = engine.tile(x, *extents)
+                        part = whole[
+                            :, :, 4 * rows[0] : 4 * rows[1], 4 * columns[0] : 4 * columns[1]
+                        ]
+                        assert float((tile - part).abs().max()) <= bound
+        assert all(len(engine._recorder._recordings) == 9 for engine in engines)
 
 
 def test_fit_on_a_device_beats_bicubic() -> None:

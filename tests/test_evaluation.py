@@ -451,6 +451,15 @@ def test_errors_of_the_commands_are_one_line(
     assert len(re.findall("^sr-archive: ", error, re.MULTILINE)) == 1
 
 
+def test_a_source_of_unreadable_scenes_says_why(tmp_path: Path) -> None:
+    np.savez(tmp_path / "cube.npz", cube=np.zeros((8, 8, 3), np.uint16))
+    (tmp_path / "links").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "links" / f"{name}.npz").symlink_to(tmp_path / "cube.npz")
+    with pytest.raises(UsageError, match=r"none of 2 scenes can be read; a: .*link"):
+        prepare("wald", str(tmp_path / "links"))
+
+
 def test_evaluate_and_promote(tmp_path: Path) -> None:
     """The commands in processes of their own, one after the other."""
     model = write_model(tmp_path)

@@ -83,6 +83,9 @@ def prepare(
     catalogue = list_scenes(source, include, exclude)
     rejected = {scene_id: str(error) for scene_id, _, error in catalogue.rejected}
     if protocol == "wald":
+        if rejected and not catalogue.scenes:
+            first = next(iter(rejected.items()))
+            raise UsageError("none of {} scenes can be read; {}: {}".format(len(rejected), *first))
         regions = tuple(Region(scene.uri, scene.scene_id) for scene in catalogue.scenes)
         return Task(regions, open_scene, None, rejected)
     if len(catalogue.scenes) != 1:

@@ -6,6 +6,8 @@ before any work. Both carry one line that tells the operator what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Literal
 
 ReasonCode = Literal[
@@ -70,3 +72,9 @@ def one_line(text: str) -> str:
     if joined.isprintable():
         return joined
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
+
+
+def closest(given: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name adds: the one that was perhaps meant, or nothing."""
+    found = get_close_matches(given, list(known), 1)
+    return f"; perhaps {found[0]} is meant" if found else ""

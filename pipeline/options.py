@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import typer
 
-from pipeline.settings import RunSettings, Settings
+from pipeline.config_file import read_config
+from pipeline.console import err
+from pipeline.settings import RunSettings, Settings, plain_types
 
 _ARGUMENTS = ("source", "output")
 S = TypeVar("S", bound=Settings)
@@ -22,7 +23,7 @@ def settings_options(
     """Give a command its arguments, an option for every other setting, and --json.
 
     The command is called with the settings; what is not given on the command line comes from the
-    environment, then from the defaults.
+    environment, then from the operator's file, then from the defaults.
 
     Args:
         settings: the class of its options.
@@ -31,7 +32,12 @@ def settings_options(
 
     def decorate(command: Callable[[S, bool], None]) -> Callable[..., None]:
         def called(as_json: bool, **given: Any) -> None:
-            command(settings.from_options(given), as_json)
+            known = {settings.option_name(name): name for name in settings.model_fields}
+            file = read_config(command.__name__, known)
+            if file.options:
+                names = ", ".join(settings.option_name(name) for name in file.options)
+                err.print(f"{file.path}: {names}", markup=False, highlight=False, soft_wrap=True)
+            command(settings.from_options(given, file.options), as_json)
 
         names = [name for name in settings.model_fields if name not in left_out]
         parameters = [_parameter(settings, name) for name in names]
@@ -46,40 +52,38 @@ def settings_options(
 
 def describe_option(name: str, settings: type[Settings] = RunSettings) -> str:
     """The help text of a setting, choices first."""
-    field = settings.model_fields[name]
-    choices = _choices(field.annotation)
+    choices = settings.choices(name)
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}. " if choices else ""
-    return f"{listed}{field.description or ''}"
+    return f"{listed}{settings.model_fields[name].description or ''}"
 
 
 def _parameter(settings: type[Settings], name: str) -> inspect.Parameter:
     described = describe_option(name, settings)
     if name in _ARGUMENTS:
-        kind: Any = Annotated[str, typer.Argument(help=described)]
-        return _keyword(name, kind, inspect.Parameter.empty)
-    annotation = settings.model_fields[name].annotation
-    option = typer.Option(f"--{settings.option_name(name)}", help=described)
+        # Not required by the parser: it may come from the environment or the file.
+        argument = typer.Argument(help=described, metavar=name.upper(), show_default=False)
+        return _keyword(name, Annotated[str | None, argument], None)
+    annotation, choices = settings.model_fields[name].annotation, settings.choices(name)
+    option = typer.Option(
+        f"--{settings.option_name(name)}",
+        help=described,
+        autocompletion=_completion(choices) if choices else None,
+    )
     if get_origin(annotation) is list:
         return _keyword(name, Annotated[list[str] | None, option], None)
-    [plain] = {str if get_origin(kind) is Literal else kind for kind in _plain(annotation)}
+    [plain] = {str if get_origin(kind) is Literal else kind for kind in plain_types(annotation)}
     return _keyword(name, Annotated[plain | None, option], None)
+
+
+def _completion(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """What a shell offers behind the option."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, annotation=annotation, default=default)
-
-
-def _plain(annotation: Any) -> tuple[Any, ...]:
-    """The types of an annotation, without None."""
-    union = get_origin(annotation) in (Union, types.UnionType)
-    kinds = get_args(annotation) if union else (annotation,)
-    return tuple(kind for kind in kinds if kind is not type(None))
-
-
-def _choices(annotation: Any) -> tuple[str, ...]:
-    for kind in _plain(annotation):
-        inner = get_args(kind)[0] if get_origin(kind) is list else kind
-        if get_origin(inner) is Literal:
-            return tuple(str(choice) for choice in get_args(inner))
-    return ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, closest
 from pipeline.storage import redact
 
 Attention = Literal["scene", "global"]
@@ -44,22 +46,43 @@ class Settings(BaseSettings):
     """What the options of all commands share: where they come from, and how a bad one is said."""
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Settings from given options; those that are None or empty lists come from elsewhere.
+    def from_options(
+        cls, options: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> Self:
+        """Settings from given options, then from the environment, then from defaults.
+
+        Args:
+            options: by name; those that are None or empty lists were not given.
+            defaults: an operator's own, by name.
 
         Raises:
             UsageError: one line that names the option.
         """
         given = {name: value for name, value in options.items() if value not in (None, [])}
         try:
-            return cls(**given)
+            return cls(**{**defaults, **EnvSettingsSource(cls)(), **given})
         except ValidationError as error:
             first = error.errors()[0]
             name = cls.option_name(str(first["loc"][0])) if first["loc"] else "options"
             if first["type"] == "missing":
-                raise UsageError(f"{name}: this option is needed") from None
+                variable = f"{cls.model_config['env_prefix']}{first['loc'][0]}".upper()
+                raise UsageError(
+                    f"{name} is needed: on the command line, as {variable}, or in a file (--help)"
+                ) from None
             value = redact(repr(first["input"]))
-            raise UsageError(f"{name}: {first['msg']} (got {value})") from None
+            field = str(first["loc"][0]) if first["loc"] else ""
+            meant = closest(str(first["input"]), cls.choices(field))
+            raise UsageError(f"{name}: {first['msg']} (got {value}){meant}") from None
+
+    @classmethod
+    def choices(cls, field: str) -> tuple[str, ...]:
+        """The words that a setting can be, or that its list can hold; none if it can be any."""
+        known = cls.model_fields.get(field)
+        for kind in plain_types(known.annotation) if known else ():
+            inner = get_args(kind)[0] if get_origin(kind) is list else kind
+            if get_origin(inner) is Literal:
+                return tuple(str(choice) for choice in get_args(inner))
+        return ()
 
     @classmethod
     def option_name(cls, field: str) -> str:
@@ -68,6 +91,13 @@ class Settings(BaseSettings):
         extra = known.json_schema_extra if known is not None else None
         named = extra.get("option") if isinstance(extra, dict) else None
         return str(named or field.replace("_", "-"))
+
+
+def plain_types(annotation: Any) -> tuple[Any, ...]:
+    """The types of an annotation, without None."""
+    union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = get_args(annotation) if union else (annotation,)
+    return tuple(kind for kind in kinds if kind is not type(None))
 
 
 class RunSettings(Settings):

@@ -16,12 +16,16 @@ _BEST = "best."
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures at one point of a training; PSNR in dB, in the network's own units."""
+    """Figures at one point of a training; PSNR in dB, in the network's own units.
+
+    `share` is the part of the way from the start to the averaged weights where the best lie.
+    """
 
     step: int
     seconds: float
     loss: float
     psnr: float
+    share: float = 1.0
 
 
 @dataclass

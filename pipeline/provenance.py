@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.calibration import Calibration
-from pipeline.plan import Model, SceneJob
+from pipeline.plan import Model, OutputOptions, SceneJob, code_version
 from pipeline.storage import open_filesystem, redact, unstrip
 
 _PACKAGES = ("torch", "numpy", "xarray", "zarr", "dask", "ray", "rasterio", "sr-archive")
@@ -55,25 +55,35 @@ def provenance(
         consistency: of `pipeline.quality`.
         tiles_kept: tiles that earlier runs had finished.
     """
-    bands = calibration.bands
     facts: dict[str, Any] = {
         "fingerprint": job.fingerprint,
         "source": redact(unstrip(*open_filesystem(job.uri))),
         "source_version": job.version,
-        "model": model.card.name,
-        "weights_sha256": model.digest,
-        "card": model.card.model_dump(mode="json"),
-        "scale": job.grid.scale,
-        "options": asdict(job.options),
-        "code_version": job.code_version,
-        "packages": package_versions(),
-        "device": ", ".join(run.devices),
-        "precision": ", ".join(run.precisions),
         "run_id": run.run_id,
         "run_started": run.started,
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "tiles": len(job.grid),
         "tiles_kept_from_earlier_runs": tiles_kept,
+        "device": ", ".join(run.devices),
+        "precision": ", ".join(run.precisions),
+    }
+    facts |= making(model, job.options, calibration, consistency)
+    return {"scene_id": job.scene_id, "sr_archive": facts}
+
+
+def making(
+    model: Model, options: OutputOptions, calibration: Calibration, consistency: dict[str, Any]
+) -> dict[str, Any]:
+    """How values were made, wherever they are kept; arguments as above."""
+    bands = calibration.bands
+    return {
+        "model": model.card.name,
+        "weights_sha256": model.digest,
+        "card": model.card.model_dump(mode="json"),
+        "scale": model.card.architecture.scale,
+        "options": asdict(options),
+        "code_version": code_version(),
+        "packages": package_versions(),
         "bands_kind": bands.kind,
         "bands_note": bands.note,
         "bands_worst_nm": None if bands.worst_nm is None else round(bands.worst_nm, 3),
@@ -83,4 +93,3 @@ def provenance(
         "calibration_pixels": calibration.sampled_pixels,
         "consistency": consistency,
     }
-    return {"scene_id": job.scene_id, "sr_archive": facts}

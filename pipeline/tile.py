@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from model.projection import conserve as conserved
 from model.projection import reach
 from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, network_input, read_window
-from pipeline.encoding import ValueEncoding
+from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.enlarging import enlarge
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
@@ -142,7 +142,7 @@ def super_resolve(
         result[bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
-        result[band][_repeat(gaps[band], scale)] = np.nan
+        result[band][repeat_pixels(gaps[band], scale)] = np.nan
     return result
 
 
@@ -276,7 +276,7 @@ def write_tile(
     window = context.grid.core(tile).scaled(scale)
     encoded, valid = context.encoding.encode(content.values)
     objects = output.write(VARIABLE, window, encoded)
-    objects += output.write(QUALITY, window, _repeat(content.quality, scale))
+    objects += output.write(QUALITY, window, repeat_pixels(content.quality, scale))
     if (at := content.positions) is not None:
         finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
         for name, degrees in zip(POSITIONS, finer, strict=True):
@@ -287,17 +287,32 @@ def write_tile(
         name = f"{overview_name(factor)}/{VARIABLE}"
         objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
     spans = {**seconds, "write": time.perf_counter() - started}
-    return TileRecord(
-        tile=tile.key,
+    record = record_of(context, tile, content, valid)
+    return replace(
+        record,
         objects=objects,
         seconds={name: round(span, 4) for name, span in spans.items()},
-        valid=valid.count // scale**2,
+    )
+
+
+def record_of(
+    context: SceneContext, tile: Tile, content: TileOutput, valid: ValueRange
+) -> TileRecord:
+    """What the ledger says of a tile's values; nothing of where they are stored.
+
+    Args:
+        valid: range of the valid values, as they are decoded.
+    """
+    return TileRecord(
+        tile=tile.key,
+        objects=(),
+        valid=valid.count // context.grid.scale**2,
         minimum=valid.minimum,
         maximum=valid.maximum,
         consistency=content.consistency.to_record(),
     )
 
 
-def _repeat(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+def repeat_pixels(plane: NDArray[Any], scale: int) -> NDArray[Any]:
     """Every LR pixel of `(..., rows, cols)` as scale x scale equal ones."""
     return plane.repeat(scale, axis=-2).repeat(scale, axis=-1)

@@ -1,0 +1,252 @@
+"""A small cube super-resolved in memory, by the code and with the numbers of the archive job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from model import CheckpointError, inference
+from model.checkpoint import unpack
+from pipeline.arrays import VARIABLE
+from pipeline.calibration import calibrate
+from pipeline.encoding import ValueEncoding
+from pipeline.errors import StoreUnavailable, UsageError
+from pipeline.footprint import worker_bytes
+from pipeline.grid import TileGrid, Window
+from pipeline.masks import QUALITY, mask_pixels
+from pipeline.plan import Model, OutputOptions
+from pipeline.product import output_levels
+from pipeline.provenance import making
+from pipeline.quality import scene_figures
+from pipeline.registry import load_registered
+from pipeline.settings import (
+    Attention,
+    Bands,
+    Mask,
+    Normalise,
+    Outside,
+    Precision,
+    RunSettings,
+)
+from pipeline.spectral import in_model_bands
+from pipeline.storage import without_secrets
+from pipeline.store import TileRecord
+from pipeline.swath import POSITIONS, upsample_positions
+from pipeline.tile import (
+    SceneContext,
+    TileOutput,
+    compute_tile,
+    read_tile,
+    record_of,
+    repeat_pixels,
+    scene_engines,
+)
+
+_DIMS = ("band", "y", "x")
+_BYTES = 12  # of an HR value: as computed, as stored, as decoded
+
+
+def super_resolve(
+    scene: xr.Dataset,
+    model: str | Path = "starter",
+    *,
+    tile: int = 64,
+    precision: Precision = "auto",
+    attention: Attention = "scene",
+    bands: Bands = "auto",
+    outside: Outside = "fill",
+    tolerance: float | None = None,
+    normalise: Normalise = "auto",
+    mask: Sequence[Mask] = ("defective",),
+    conserve: bool = False,
+    dtype: Literal["source", "float32"] = "source",
+    device: str | torch.device | None = None,
+) -> xr.Dataset:
+    """Super-resolve a scene that fits into memory.
+
+    The result equals what `xarray.open_zarr` reads of the archive job's output with the same
+    options, value for value, if processor, precision and number of threads are the same
+    (`torch.set_num_threads`), else to float rounding; only what a run alone knows is absent. Values
+    are those that would be stored: rounded to the scene's integer type where its encoding states
+    one; `dtype="float32"` leaves them as computed.
+
+    Args:
+        scene: `reflectance` (band, y, x), physical, NaN in gaps, in memory or lazy, as
+            `pipeline.open_scene` returns it or made by hand; coordinates `wavelength` (nm) on band,
+            and optionally `fwhm` (nm), `good_band`, `x`, `y` and `spatial_ref`, or 2-D `lat` and
+            `lon` in degrees. What is absent stays absent.
+        model: name of a shipped checkpoint, path or URL of one, or `registry:FOLDER`.
+        tile: LR pixels along a side of what the network sees at once; smaller takes less memory.
+        precision, attention, bands, outside, tolerance, normalise, mask, conserve, dtype: as the
+            options of `sr-archive run`.
+        device: where the network runs; None: a GPU if there is one.
+
+    Returns:
+        `reflectance` (band, scale * y, scale * x) and `quality` (y, x), with coordinates on the
+        finer grid and a record of how they were made in the attribute `sr_archive`.
+
+    Raises:
+        UsageError: an option or the model cannot be used, or the Dataset is no scene.
+        SceneError: the scene cannot be super-resolved with these options.
+        MemoryError: the result would not fit; the archive job does it in parts.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("scene", "device")}
+    settings = RunSettings.from_options(
+        given | {"model": str(model), "mask": list(mask), "source": "-", "output": "-"}
+    )
+    options = OutputOptions.of(settings)
+    loaded = _load(settings.model)
+    _check_memory(scene, loaded, options)
+    scene = in_model_bands(
+        mask_pixels(_as_scene(scene, tile), options.mask), loaded.card, options.bands
+    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    context = _context(scene, loaded, options, torch.device(device))
+    return _result(context, loaded, options)
+
+
+def _load(model: str) -> Model:
+    try:
+        return Model.of(*load_registered(model))
+    except (CheckpointError, StoreUnavailable) as error:
+        raise UsageError(f"model: {without_secrets(str(error))}") from error
+
+
+def _as_scene(dataset: xr.Dataset, tile: int) -> xr.Dataset:
+    """The Dataset with all that the job relies on.
+
+    Raises:
+        UsageError: it is no scene; the line says what is missing.
+    """
+    if VARIABLE not in dataset or set(dataset[VARIABLE].dims) != set(_DIMS):
+        found = ", ".join(f"{name} {value.dims}" for name, value in dataset.data_vars.items())
+        raise UsageError(
+            f"a scene has a variable {VARIABLE} with the dimensions band, y, x; here is "
+            f"{found or 'none'}"
+        )
+    if min(dataset.sizes[name] for name in _DIMS) == 0:
+        raise UsageError("the scene is empty")
+    dataset = dataset.transpose(*_DIMS, ...)
+    values = dataset[VARIABLE]
+    if values.dtype.kind not in "fiu":
+        raise UsageError(f"{VARIABLE} is {values.dtype}, not numbers")
+    if values.chunks is None:
+        rows, columns = (min(tile, size) for size in values.shape[1:])
+        lazy = da.from_array(values.values, chunks=(-1, rows, columns))  # type: ignore[no-untyped-call]
+        dataset = dataset.assign({VARIABLE: values.copy(data=lazy)})
+        dataset[VARIABLE].encoding = values.encoding
+    if "good_band" not in dataset.coords:
+        dataset = dataset.assign_coords(good_band=("band", np.ones(dataset.sizes["band"], bool)))
+    return dataset
+
+
+def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> None:
+    if VARIABLE not in scene or set(scene[VARIABLE].dims) != set(_DIMS):
+        return  # said better elsewhere
+    config, (bands, rows, columns) = (
+        model.card.architecture.config(),
+        (scene.sizes[name] for name in _DIMS),
+    )
+    needed = _BYTES * bands * rows * columns * config.scale**2 + worker_bytes(
+        config, len(model.data) // 4, options.tile, bands, model.halo, conserve=options.conserve
+    )
+    if needed > (there := _available_memory()):
+        raise MemoryError(
+            f"the result takes about {needed / 2**30:.1f} GiB and {there / 2**30:.1f} are free: "
+            "super-resolve a part (.isel(x=..., y=...)), or in parts with `sr-archive run`"
+        )
+
+
+def _available_memory() -> int:
+    """Bytes that a process may take without anything being swapped out."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        [line] = [line for line in lines if line.startswith("MemAvailable:")]
+        return 1024 * int(line.split()[1])
+    except (OSError, ValueError):  # not Linux
+        return 1 << 62
+
+
+def _context(
+    scene: xr.Dataset, model: Model, options: OutputOptions, device: torch.device
+) -> SceneContext:
+    net, card = unpack(model.data, "the model")
+    engine = inference.compile(net.to(device), precision=options.precision)
+    calibration = calibrate(
+        scene,
+        engine,
+        card,
+        policy=options.bands,
+        outside=options.outside,
+        tolerance=options.tolerance,
+        normalise=options.normalise,
+        pooling=options.attention,
+    )
+    encoding = ValueEncoding.of_scene(
+        scene[VARIABLE].encoding,
+        float32=options.dtype == "float32",
+        needs_fill=len(calibration.bands.valued) < scene.sizes["band"],
+    )
+    grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, card.architecture.scale)
+    engines = scene_engines(engine, calibration)
+    return SceneContext(scene, grid, calibration, encoding, engines, conserve=options.conserve)
+
+
+def _result(context: SceneContext, model: Model, options: OutputOptions) -> xr.Dataset:
+    """All tiles, one after the other, in the Dataset that the job would have written."""
+    template = output_levels(context.scene, context.grid, context.calibration, context.encoding)[
+        ""
+    ].dataset
+    arrays = {
+        name: np.empty(
+            variable.shape, context.encoding.dtype if name == VARIABLE else variable.dtype
+        )
+        for name, variable in template.variables.items()
+        if name in (VARIABLE, QUALITY, *POSITIONS) and variable.chunks is not None
+    }
+    records: dict[str, TileRecord] = {}
+    for tile in context.grid:
+        content = compute_tile(context, read_tile(context, tile))
+        window = context.grid.core(tile).scaled(context.grid.scale)
+        stored, valid = context.encoding.encode(content.values)
+        arrays[VARIABLE][:, *window.slices] = stored
+        _place(arrays, window, content, context.grid.scale)
+        records[tile.key] = record_of(context, tile, content, valid)
+    consistency = scene_figures(records, context.calibration, context.grid.scale)
+    facts = making(model, options, context.calibration, consistency)
+    return _decoded(template, arrays, context.encoding).assign_attrs(sr_archive=facts)
+
+
+def _place(
+    arrays: Mapping[str, NDArray[Any]], window: Window, content: TileOutput, scale: int
+) -> None:
+    arrays[QUALITY][window.slices] = repeat_pixels(content.quality, scale)
+    if (at := content.positions) is not None:
+        finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
+        for name, degrees in zip(POSITIONS, finer, strict=True):
+            arrays[name][window.slices] = degrees
+
+
+def _decoded(
+    template: xr.Dataset, arrays: Mapping[str, NDArray[Any]], encoding: ValueEncoding
+) -> xr.Dataset:
+    """As xarray decodes what is stored, so that no digit differs from a published scene."""
+    stored = template.copy(data=None)
+    for name, values in arrays.items():
+        variable = template.variables[name]
+        attributes = dict(variable.attrs)
+        if name == VARIABLE:
+            facts = {
+                k: v for k, v in encoding.to_xarray().items() if k != "dtype" and v is not None
+            }
+            attributes |= facts
+        stored[name] = xr.Variable(variable.dims, values, attributes)
+    decoded: xr.Dataset = xr.decode_cf(stored, decode_coords="all")
+    return decoded

@@ -1,0 +1,172 @@
+"""`pipeline.super_resolve`: in memory, with the numbers of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import pipeline
+from pipeline import RunSettings, SceneError, UsageError, in_memory, open_scene
+from tests.archives import counts, publish
+from tests.scenes import wavelengths, write_geotiff, write_zarr
+
+SCALE_FACTOR = 1e-4
+BY_RUN_ALONE = {
+    "fingerprint", "source", "source_version", "run_id", "run_started", "published", "tiles",
+    "tiles_kept_from_earlier_runs", "device", "precision",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the worker of `publish` has: sums in another order end in other last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def gappy(rows: int = 44, columns: int = 37, bands: int = 12) -> np.ndarray:
+    values = counts(rows, columns, bands)
+    values[:, :5, :7] = -32768
+    values[3, 20:22, 20:24] = -32768
+    return values
+
+
+def published(source: str, folder: Path, model: Path, **options: object) -> xr.Dataset:
+    publish(source, str(folder), model, **options)
+    [store] = folder.glob("*.zarr")
+    return xr.open_zarr(store, decode_coords="all").load()
+
+
+@pytest.mark.parametrize(
+    ("bands", "options"),
+    [
+        (12, {}),  # windows of the spectrum
+        (9, {"conserve": True}),  # the model's own bands
+        (12, {"attention": "global", "dtype": "float32", "normalise": "bands"}),
+    ],
+)
+def test_the_numbers_are_those_of_a_run(
+    tmp_path: Path, model: Path, bands: int, options: dict[str, object]
+) -> None:
+    uri = write_zarr(
+        tmp_path / "scene.zarr", gappy(bands=bands), scale_factor=SCALE_FACTOR, _FillValue=-32768
+    )
+    theirs = published(uri, tmp_path / "out", model, **options)
+    ours = pipeline.super_resolve(
+        open_scene(uri),
+        model,
+        tile=16,
+        precision="fp32",
+        **options,  # type: ignore[arg-type]
+    )
+    assert np.isnan(ours["reflectance"].values).any()
+    made = json.loads(json.dumps(ours.attrs.pop("sr_archive")))
+    record = theirs.attrs.pop("sr_archive")
+    assert record.keys() - made.keys() == BY_RUN_ALONE
+    assert made == {name: record[name] for name in made}
+    assert theirs.attrs.pop("scene_id") and ours.attrs == theirs.attrs
+    xr.testing.assert_identical(ours, theirs)
+
+
+def test_georeferencing_and_masks_are_those_of_a_run(tmp_path: Path, model: Path) -> None:
+    uri = write_geotiff(tmp_path / "scene.tif", gappy(30, 20), nodata=-32768)
+    theirs = published(uri, tmp_path / "out", model)
+    ours = open_scene(uri).sr.super_resolve(model=model, tile=16, precision="fp32")
+    assert ours["spatial_ref"].attrs == theirs["spatial_ref"].attrs
+    for name in ("x", "y", "quality", "reflectance", "wavelength"):
+        assert np.array_equal(ours[name], theirs[name], equal_nan=True), name
+
+
+def by_hand(rows: int = 20, columns: int = 18, bands: int = 9) -> xr.Dataset:
+    values = (SCALE_FACTOR * counts(rows, columns, bands)).astype(np.float32)
+    dims = ("band", "y", "x")
+    return xr.Dataset({"reflectance": (dims, values)}, {"wavelength": ("band", wavelengths(bands))})
+
+
+def test_a_scene_made_by_hand(model: Path) -> None:
+    made = pipeline.super_resolve(by_hand(), model)
+    assert dict(made.sizes) == {"band": 9, "y": 80, "x": 72}
+    assert made["reflectance"].dtype == np.float32
+    assert "spatial_ref" not in made.coords and bool(np.isfinite(made["reflectance"]).all())
+    turned = by_hand().transpose("y", "x", "band")
+    xr.testing.assert_equal(pipeline.super_resolve(turned, model), made)
+
+
+def test_the_given_scene_is_not_changed(model: Path) -> None:
+    scene, same = by_hand(), by_hand()
+    pipeline.super_resolve(scene, model)
+    xr.testing.assert_identical(scene, same)
+    assert scene["reflectance"].chunks is None
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            lambda s: s.rename(reflectance="radiance"),
+            {},
+            "variable reflectance with the dimensions",
+        ),
+        (lambda s: s.isel(band=0), {}, "band, y, x; here is reflectance"),
+        (lambda s: s.isel(x=slice(0)), {}, "empty"),
+        (lambda s: s.astype("datetime64[ns]"), {}, "not numbers"),
+        (lambda s: s, {"model": "none.safetensors"}, "none.safetensors"),
+        (lambda s: s, {"precision": "fp23"}, "perhaps fp32"),
+        (lambda s: s, {"tile": 1}, "tile: "),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    model: Path, change: object, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pipeline.super_resolve(change(by_hand()), **{"model": model, **options})  # type: ignore
+
+
+def test_too_few_bands_are_named(model: Path) -> None:
+    with pytest.raises(SceneError, match="too-few-bands"):
+        pipeline.super_resolve(by_hand(bands=5), model)
+
+
+def test_what_does_not_fit_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_memory, "_available_memory", lambda: 1 << 20)
+    with pytest.raises(MemoryError, match="sr-archive run"):
+        pipeline.super_resolve(by_hand(), model)
+
+
+def test_options_have_the_defaults_of_a_run() -> None:
+    defaults = RunSettings(source="-", output="-")
+    function = in_memory.super_resolve
+    for name, value in (function.__kwdefaults__ or {}).items():
+        if name != "device":
+            found = getattr(defaults, name)
+            assert (tuple(found) if isinstance(found, list) else found) == value, name
+
+
+def test_bands_and_ndvi() -> None:
+    scene = by_hand(bands=9).assign_coords(
+        wavelength=("band", np.linspace(500, 900, 9)), good_band=("band", np.arange(9) != 4)
+    )
+    assert scene.sr.nearest_band(555) == 1
+    assert scene.sr.nearest_band(701) in (3, 5)  # 700 nm is a bad band
+    red, nir = (scene["reflectance"].values[bands].mean(0) for bands in ([3], [6, 7, 8]))
+    assert np.allclose(scene.sr.ndvi(), (nir - red) / (nir + red))
+    with pytest.raises(UsageError, match="no good band between 690 and 710"):
+        scene.sr.mean_between(690, 710)
+    with pytest.raises(UsageError, match="no wavelengths"):
+        scene.drop_vars("wavelength").sr.ndvi()
+
+
+def test_ndvi_has_gaps_where_the_scene_has() -> None:
+    scene = by_hand(bands=9).assign_coords(wavelength=("band", np.linspace(500, 900, 9)))
+    scene["reflectance"][3, 2, 2] = np.nan
+    scene["reflectance"][:, 5, 5] = 0.0
+    gaps = np.argwhere(np.isnan(scene.sr.ndvi().values)).tolist()
+    assert gaps == [[2, 2], [5, 5]]

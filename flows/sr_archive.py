@@ -104,6 +104,7 @@ def sr_archive(
     mask: list[Mask] | None = None,
     conserve: bool | None = None,
     max_inconsistency: Fraction | None = None,
+    seam_borders: Annotated[int, Field(ge=0, le=1000)] | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Layout | None = None,
     asset: str | None = None,
@@ -145,6 +146,8 @@ def sr_archive(
         conserve: Change results as little as makes them degrade to the scene again.
         max_inconsistency: Set scenes aside whose degraded result differs from the scene by more
             than this part of its root mean square.
+        seam_borders: Borders between tiles of each scene, at most, that are computed again across
+            and compared before it is published; 0: none.
         dtype: Type of the output values.
         layout: plain: unsharded Zarr v2, for GDAL before 3.13.
         asset: Of a STAC source: key of the asset that is the scene.

@@ -6,9 +6,10 @@ Only tile references travel to the actors and only small records travel back.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -25,11 +26,13 @@ from pipeline.grid import Tile
 from pipeline.metrics import OF_POOL, ActorMeters, Meters
 from pipeline.plan import SceneJob
 from pipeline.ray_session import Share, nodes_now
+from pipeline.seams import SeamCertificate
 from pipeline.settings import Precision
 from pipeline.storage import describe, without_secrets
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
+Result = TypeVar("Result")
 _TRANSIENT = frozenset({"unreadable", "output-failed"})
 # An actor that Ray's memory monitor ends, or whose node is gone, is not always a RayActorError.
 _GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
@@ -48,15 +51,27 @@ class Failure:
 
 @dataclass
 class Work:
-    """A tile, or (no tile) the preparation of a scene. `suspect`: present when an actor died."""
+    """A tile, or (no tile) the preparation of a scene, or the comparison of its borders.
+
+    Attributes:
+        suspect: it was with an actor that died.
+        borders: to compare at most, of a scene whose tiles are all done; 0: this is other work.
+    """
 
     job: SceneJob
     tile: Tile | None
     attempts: int = 0
     suspect: bool = False
+    borders: int = 0
+
+    @property
+    def prepares(self) -> bool:
+        return self.tile is None and not self.borders
 
     @property
     def name(self) -> str:
+        if self.borders:
+            return "comparison of borders"
         return "preparation" if self.tile is None else f"tile {self.tile.key}"
 
 
@@ -68,15 +83,23 @@ class TileActor:
         self._meters = ActorMeters()
 
     def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
+        return self._attempt(
+            partial(self._prepare, job) if tile is None else partial(self._process, job, tile)
+        )
+
+    def certify(self, job: SceneJob, borders: int) -> SeamCertificate | Failure:
+        return self._attempt(partial(self._worker.certify, job, borders))
+
+    def _attempt(self, work: Callable[[], Result]) -> Result | Failure:
         with self._meters.in_hand():
-            result = self._attempt(job, tile)
+            result = self._result(work)
             if isinstance(result, Failure):
                 self._meters.add("failures", code=result.code)
             return result
 
-    def _attempt(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
+    def _result(self, work: Callable[[], Result]) -> Result | Failure:
         try:
-            return self._prepare(job) if tile is None else self._process(job, tile)
+            return work()
         except SceneError as error:
             return Failure(error.code, error.message, error.code in _TRANSIENT)
         except StoreUnavailable as error:
@@ -169,9 +192,15 @@ class ActorPool:
         """Give the work to the least busy actor that can take it; False if none can."""
         for seat in sorted(self.seats, key=lambda seat: len(seat.flying)):
             if seat.can_take(work):
-                seat.flying[seat.actor.work.remote(work.job, work.tile)] = work
+                seat.flying[self._begin(seat.actor, work)] = work
                 return True
         return False
+
+    @staticmethod
+    def _begin(actor: Any, work: Work) -> Any:
+        if work.borders:
+            return actor.certify.remote(work.job, work.borders)
+        return actor.work.remote(work.job, work.tile)
 
     def finished(self, timeout: float) -> Iterator[tuple[Work, Any]]:
         """Work that ended within `timeout` seconds and its result; None where its actor died.

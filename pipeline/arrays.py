@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import google_crc32c
 import numcodecs
+import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -111,6 +112,10 @@ class OutputArray:
         self._array = opened.with_config({"write_empty_chunks": True})
         self.shard = self._array.shards or self._array.chunks
         self._encoder = ShardEncoder.of(opened)
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """The stored `(..., rows, cols)` at any window of the array's pixels."""
+        return np.asarray(self._array[..., *window.slices])
 
     def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
         """Write `(..., rows, cols)` at a window of the array's pixels.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.actors import ActorPool, Failure, Work
 from pipeline.footprint import IN_FLIGHT
 from pipeline.plan import SceneJob
+from pipeline.seams import SeamCertificate
 from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
@@ -28,6 +29,7 @@ class Handlers:
     tile: Callable[[SceneJob, TileRecord], None]
     retried: Callable[[Work, str], None]
     failed: Callable[[SceneJob, str, str], None]
+    certified: Callable[[SceneJob, SeamCertificate], None] = lambda job, certificate: None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Dispatcher:
     def add(self, job: SceneJob) -> None:
         """Queue a scene."""
         self._scenes.append(Work(job, None))
+
+    def certify(self, job: SceneJob, borders: int) -> None:
+        """Compare some borders of a scene whose tiles are all done, before other work is begun."""
+        self._tiles.appendleft(Work(job, None, borders=borders))
 
     def drop(self, scene_id: str) -> None:
         """Give a scene up without a word: what is left of its work is not done."""
@@ -171,6 +177,8 @@ class Dispatcher:
             self._queue_tiles(work.job)
         elif isinstance(result, TileRecord):
             self._handlers.tile(work.job, result)
+        elif isinstance(result, SeamCertificate):
+            self._handlers.certified(work.job, result)
         elif isinstance(result, Failure):
             self._retry(work, result)
         else:
@@ -181,7 +189,7 @@ class Dispatcher:
         work.attempts += 1
         if failure.transient and work.attempts < self._max_attempts:
             self._handlers.retried(work, failure.message)
-            (self._scenes if work.tile is None else self._tiles).appendleft(work)
+            (self._scenes if work.prepares else self._tiles).appendleft(work)
             return
         times = f" ({work.attempts} attempts)" if work.attempts > 1 else ""
         self._failed.add(work.job.scene_id)

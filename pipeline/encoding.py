@@ -117,6 +117,18 @@ class ValueEncoding:
         )
         return stored, self._decoded(counts)
 
+    @property
+    def step(self) -> float:
+        """Between two stored values, physical; 0 where they are floats."""
+        return abs(self.scale_factor) if np.issubdtype(np.dtype(self.dtype), np.integer) else 0.0
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """Physical values, NaN where there is fill."""
+        physical = stored.astype(np.float64) * self.scale_factor + self.add_offset
+        if self.fill is not None and not np.isnan(self.fill):
+            physical[stored == self.fill] = np.nan
+        return physical
+
     def _encode_some(
         self, physical: NDArray[np.float32], encoded: NDArray[Any], work: NDArray[Any]
     ) -> ValueRange:

@@ -26,6 +26,7 @@ ReasonCode = Literal[
     "source-changed",  # the source is no longer the one that was planned
     "not-repeatable",  # what made a published scene is not what is here now
     "inconsistent",  # the degraded result is too far from the scene (--max-inconsistency)
+    "seams",  # tiles do not meet: a border that is computed across differs (--seam-borders)
     "tile-failed",  # a tile failed in every attempt
     "output-failed",  # the output store refused the scene's arrays
 ]

@@ -27,6 +27,7 @@ from pipeline.publishing import Publisher, Publishing
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import load_registered
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.seams import SeamCertificate, borders_of
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe, join, open_filesystem, redact, without_secrets, write_atomic
@@ -175,7 +176,9 @@ class Run:
                 self._end(scene.scene_id, "skipped", reason)
 
     def _process(self) -> None:
-        handlers = Handlers(self._prepared, self._tile_done, self._retried, self._failed)
+        handlers = Handlers(
+            self._prepared, self._tile_done, self._retried, self._failed, self._publish
+        )
         with (
             ray_session(self._settings.ray_address),
             self._leases,
@@ -235,7 +238,7 @@ class Run:
         self._emit(events.SceneStarted(job.scene_id, len(job.grid), len(there.done)))
         if self._left[job.scene_id]:
             return Admission("go", there.done)
-        self._publish(job)
+        self._complete(job)
         return Admission("no")
 
     def _prepared(self, job: SceneJob, prepared: Prepared) -> None:
@@ -260,7 +263,15 @@ class Run:
         self._devices[record.device] += 1
         self._left[job.scene_id] -= 1
         if not self._left[job.scene_id]:
-            self._publish(job)
+            self._complete(job)
+
+    def _complete(self, job: SceneJob) -> None:
+        """All tiles are done: look at their borders, then publish."""
+        most = self._settings.seam_borders
+        if most and borders_of(job.grid):
+            self._dispatcher.certify(job, most)
+        else:
+            self._publish(job, SeamCertificate(0, borders_of(job.grid)))
 
     def _retried(self, work: Work, reason: str) -> None:
         self._emit(events.TileRetried(work.job.scene_id, work.name, work.attempts, reason))
@@ -279,8 +290,9 @@ class Run:
         self._dispatcher.drop(job.scene_id)
         self._end(job.scene_id, "skipped", reason)
 
-    def _publish(self, job: SceneJob) -> None:
-        self._publishing.begin(job, self._rows[job.scene_id])
+    def _publish(self, job: SceneJob, certificate: SeamCertificate) -> None:
+        self._conclude()
+        self._publishing.begin(job, self._rows[job.scene_id], certificate)
 
     def _conclude(self) -> None:
         """Tell what became of the scenes whose publishing is over."""

@@ -15,6 +15,7 @@ from pipeline.plan import Model, SceneJob
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.seams import SeamCertificate
 from pipeline.store import SceneStore, TileRecord
 
 _AT_ONCE = 2  # so that a large scene does not hold up the small ones
@@ -38,8 +39,13 @@ class Publisher:
         self._report = report
         self._max_inconsistency = max_inconsistency
 
-    def publish(self, job: SceneJob, row: SceneRow) -> None:
+    def publish(self, job: SceneJob, row: SceneRow, certificate: SeamCertificate) -> None:
         """Publish one scene; what was measured of it goes into its row.
+
+        Args:
+            job: the scene.
+            row: of the report.
+            certificate: how its tiles meet.
 
         Raises:
             LeaseLost: another run has the scene.
@@ -50,6 +56,9 @@ class Publisher:
         self._check_source(job, store)
         records = store.ledger()
         facts = self._facts_of(job, store, records, row.tiles_kept)
+        precisions = {record.precision for record in records.values()}
+        seams = certificate.checked(job.options.attention, precisions)
+        facts["sr_archive"]["seams"] = seams
         self._check_consistency(row, facts["sr_archive"]["consistency"])
         self._leases.keep(job.scene_id)
         self._own_state(job, store)
@@ -120,8 +129,9 @@ class Publishing:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="publishing")
         self._begun: deque[tuple[SceneJob, Future[None]]] = deque()
 
-    def begin(self, job: SceneJob, row: SceneRow) -> None:
-        self._begun.append((job, self._threads.submit(self._publisher.publish, job, row)))
+    def begin(self, job: SceneJob, row: SceneRow, certificate: SeamCertificate) -> None:
+        publishing = self._threads.submit(self._publisher.publish, job, row, certificate)
+        self._begun.append((job, publishing))
 
     def ended(self) -> Iterator[tuple[SceneJob, Future[None]]]:
         """Scenes whose publishing is over, in the order in which it began."""

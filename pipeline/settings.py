@@ -156,6 +156,11 @@ class RunSettings(Settings):
         description="Set scenes aside whose degraded result differs from the scene by more than "
         "this part of its root mean square.",
     )
+    seam_borders: Annotated[int, Field(ge=0, le=1000)] = Field(
+        2,
+        description="Borders between tiles of each scene, at most, that are computed again across "
+        "and compared before it is published; 0: none.",
+    )
     dtype: Literal["source", "float32"] = Field("source", description="Type of the output values.")
     layout: Layout = Field("sharded", description="plain: unsharded Zarr v2, for GDAL before 3.13.")
     asset: str | None = Field(

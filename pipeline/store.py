@@ -420,7 +420,14 @@ class OutputScene:
 
     def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
         """Write whole shards of the array of this path; see `OutputArray.write`."""
+        return self._open(name).write(window, block)
+
+    def read(self, name: str, window: Window) -> NDArray[Any]:
+        """What is stored at a window of the array of this path."""
+        return self._open(name).read(window)
+
+    def _open(self, name: str) -> OutputArray:
         with self._lock:
             if name not in self._arrays:
                 self._arrays[name] = OutputArray(self._url, name)
-        return self._arrays[name].write(window, block)
+            return self._arrays[name]

@@ -239,10 +239,16 @@ def _unused(used: tuple[int, ...], bands: int) -> NDArray[np.bool_]:
 
 def read_tile(context: SceneContext, tile: Tile) -> TileInput:
     """The physical values of a tile and around it."""
-    window, core = context.grid.window(tile, context.margin), context.grid.core(tile)
-    values, flags = read_window(context.scene, window), read_flags(context.scene, core)
+    core = context.grid.core(tile)
+    values, inside = read_around(context, core)
     positions = read_positions(context.scene, context.grid, tile)
-    return TileInput(values, core.within(window), flags, positions)
+    return TileInput(values, inside, read_flags(context.scene, core), positions)
+
+
+def read_around(context: SceneContext, core: Window) -> tuple[Values, Window]:
+    """The physical values of some LR pixels and their margin; where the core lies in them."""
+    window = core.grown(context.margin, (context.grid.height, context.grid.width))
+    return read_window(context.scene, window), core.within(window)
 
 
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:

@@ -30,6 +30,7 @@ from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
+from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
 from pipeline.spectral import in_model_bands
 from pipeline.storage import describe
@@ -137,6 +138,20 @@ class Worker:
             record = replace(record, device=engine.device.type, precision=engine.precision)
             job.store().record(record)
         return record
+
+    def certify(self, job: SceneJob, most: int) -> SeamCertificate:
+        """Compare some borders between tiles, all of which are written, across.
+
+        Args:
+            job: the scene.
+            most: borders at most.
+
+        Raises:
+            SceneError: the source or the output cannot be read there.
+        """
+        context, output = self._open(job)
+        borders = choose_borders(job.grid, most, job.fingerprint)
+        return self._compute.submit(certify, context, output, borders).result()
 
     @staticmethod
     def _timed(

@@ -29,6 +29,7 @@ from pipeline.plan import SceneJob
 from pipeline.publishing import Publisher
 from pipeline.ray_session import ray_session
 from pipeline.run_report import SceneRow
+from pipeline.seams import SeamCertificate
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore
 from tests.archives import (
@@ -66,11 +67,11 @@ def test_actors_do_other_scenes_while_one_is_published(
     publish = Publisher.publish
     waited = []
 
-    def held(self: Publisher, job: SceneJob, row: SceneRow) -> None:
+    def held(self: Publisher, job: SceneJob, row: SceneRow, seams: SeamCertificate) -> None:
         if not begun.is_set():
             begun.set()
             waited.append(later.wait(60))
-        publish(self, job, row)
+        publish(self, job, row, seams)
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.TileFinished) and begun.is_set():

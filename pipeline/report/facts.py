@@ -71,7 +71,8 @@ def scene_row(result: xr.Dataset, made: Mapping[str, Any], scene_id: str) -> dic
 def scene_facts(result: xr.Dataset, made: Mapping[str, Any], address: str) -> dict[str, Any]:
     """What a scene's page says; `address` opens the scene."""
     consistency = _consistency(made)
-    record = {key: value for key, value in made.items() if key not in ("card", "consistency")}
+    aside = ("card", "consistency", "seams")
+    record = {key: value for key, value in made.items() if key not in aside}
     units = result[VARIABLE].attrs.get("units")
     return {
         "address": plain(address),
@@ -83,6 +84,7 @@ def scene_facts(result: xr.Dataset, made: Mapping[str, Any], address: str) -> di
             "high": _figures(consistency),
             "bicubic": _figures(_mapping(consistency.get("bicubic"))),
         },
+        "seams": plain(_mapping(made.get("seams"))),
         "reader_notes": plain(_text(result.attrs.get("reader_notes"))),
         "provenance": plain(record),
         "card": plain(_mapping(made.get("card"))),

@@ -95,6 +95,15 @@ function consistency(facts) {
   curves(byId("consistency"), axisOf(facts.wavelength, bands), `RMSE of degraded minus LR${units}`, lines);
 }
 
+function seams({ borders, borders_of_scene: there, largest_difference: largest, largest_physical: physical, bound, tiles }, units) {
+  const text =
+    borders === undefined ? "not stated"
+    : there === 0 ? "The scene is one tile: it has no borders between tiles."
+    : borders === 0 ? `None of the ${there} borders between tiles was computed again across.`
+    : `${borders} of ${there} borders between tiles, computed again across in one piece (${tiles.map((pair) => pair.join(" | ")).join(", ")}), differ by at most ${figure(largest)} of the network's range beyond a stored step, ${figure(physical)}${units ? ` ${units}` : ""} as stored${bound === null ? "; attention was pooled per tile, so there is no bound" : ` (bound ${figure(bound)})`}.`;
+  byId("seams").textContent = text;
+}
+
 async function start() {
   const facts = await receive("scene.js", "scene");
   const pixels = new Pixels(facts.pixels);
@@ -106,6 +115,7 @@ async function start() {
   listeners.pick = (x, y) => spectra.pick(x, y);
   globalThis.srReport = { pixels, view, spectra };
   consistency(facts);
+  seams(facts.seams, facts.units);
   await new Images(facts, pixels, view).show();
   document.documentElement.dataset.ready = "yes";
 }

@@ -49,6 +49,10 @@ class Pool:
             self._buffers[key] = torch.empty_like(like)
         return self._buffers[key]
 
+    def renew(self) -> None:
+        """Leave what is there to the recordings that have it; a failed one may have spoilt it."""
+        self._handle, self._buffers = None, {}
+
 
 @dataclass(frozen=True)
 class _Recording:
@@ -116,6 +120,7 @@ class Recorder:
     def _refuse(self, cause: str) -> None:
         self._records = False
         self._recordings.clear()
+        self._pool.renew()
         _log.warning("no CUDA graph, going on without: %s", cause)
 
 

@@ -20,9 +20,7 @@ app = typer.Typer()
 
 
 @app.command()
-@settings_options(
-    PlanSettings, "max_inconsistency", "seam_borders", "max_attempts", "lease_seconds"
-)
+@settings_options(PlanSettings, "max_inconsistency", "max_attempts", "lease_seconds")
 def plan(settings: PlanSettings, as_json: bool) -> None:
     """Show what a run would do, without doing it; with --estimate also what it would take.
 

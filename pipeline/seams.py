@@ -23,7 +23,8 @@ from pipeline.tile import SceneContext, read_around, super_resolve
 
 _HALF = 4  # LR pixels of a strip at each side of the border
 _LENGTH = 16  # LR pixels along it
-_TILES_PER_BORDER = 16  # a strip takes about a quarter of a tile's work: small scenes get fewer
+STRIP_SHARE = 0.25  # of a tile of 64, what a strip takes, with its halo
+_TILES_PER_BORDER = 16  # so small scenes get fewer
 # In the network's range of [0, 1]; measured in docs/attention.md: tiles that meet differ by at most
 # 6e-7, in bfloat16 by 5e-4, and the published attention per tile leaves 6e-5 and more.
 _BOUNDS = {"fp32": 5e-6, "bf16": 5e-3}
@@ -88,19 +89,23 @@ def borders_of(grid: TileGrid) -> int:
     return grid.rows * (grid.columns - 1) + (grid.rows - 1) * grid.columns
 
 
+def count_borders(grid: TileGrid, most: int) -> int:
+    """How many borders of a scene are compared; a scene of few tiles gets fewer, but one."""
+    return min(most, borders_of(grid), max(1, len(grid) // _TILES_PER_BORDER))
+
+
 def choose_borders(grid: TileGrid, most: int, seed: str) -> tuple[Border, ...]:
     """Borders to compare, the same for the same seed.
 
     Args:
         grid: of the scene.
-        most: how many at most; a scene of few tiles gets fewer, but one.
+        most: how many at most.
         seed: the scene's fingerprint.
     """
-    there = borders_of(grid)
-    count = min(most, there, max(1, len(grid) // _TILES_PER_BORDER))
+    count = count_borders(grid, most)
     digest = hashlib.sha256(seed.encode()).digest()
     random = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    chosen = random.choice(there, count, replace=False).tolist() if count else []
+    chosen = random.choice(borders_of(grid), count, replace=False).tolist() if count else []
     return tuple(_border(grid, number, random.random()) for number in chosen)
 
 

@@ -33,7 +33,8 @@ def plan_and_estimate(
         return plan, None
     trial = rehearse(settings, model, groups, margin, seconds)
     counted = all(_is_counted(url) for url in (settings.source, settings.output))
-    return plan, Estimate.of(trial, groups, margin, planning, plan.worker_bytes, counted=counted)
+    facts = (margin, planning, plan.worker_bytes, settings.seam_borders)
+    return plan, Estimate.of(trial, groups, *facts, counted=counted)
 
 
 def _is_counted(url: str) -> bool:

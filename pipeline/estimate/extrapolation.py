@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.estimate.measured import Measured, Trial
 from pipeline.estimate.rates import PER_TILE, Amount, Rates
 from pipeline.estimate.sample import Group, open_load
+from pipeline.seams import STRIP_SHARE, count_borders
 from pipeline.traffic import KINDS, Traffic
 
 DRIVER_SECONDS = 0.0009  # of the driver for a tile: docs/reliability.md, "Many scenes, many tiles"
@@ -38,11 +39,13 @@ class Part:
     tiles: Amount
 
     @classmethod
-    def of(cls, group: Group, trial: Trial, workers: int, margin: int) -> Part:
+    def of(cls, group: Group, trial: Trial, workers: int, margin: int, borders: int) -> Part:
         measured = min(trial.groups, key=lambda each: _unlike(each.group, group))
         rates = Rates.of(measured, trial.workers, group)
         opened = sum(min(workers, open_load(scene, margin).tiles) for scene in group.scenes)
-        further = group.load.tiles - opened
+        grids = [scene.job.grid for scene in group.scenes if scene.job is not None]
+        strips = sum(count_borders(grid, borders) for grid in grids)
+        further = group.load.tiles - opened + STRIP_SHARE * strips
         return cls(
             group,
             measured,
@@ -97,11 +100,12 @@ class Estimate:
         margin: int,
         planning: Amount,
         worker_bound: int,
+        borders: int,
         *,
         counted: bool,
     ) -> Estimate:
         workers = trial.share.workers
-        parts = tuple(Part.of(group, trial, workers, margin) for group in groups)
+        parts = tuple(Part.of(group, trial, workers, margin, borders) for group in groups)
         return cls(trial, parts, planning, worker_bound, counted)
 
     @property

@@ -36,7 +36,7 @@ def execute(folder: Path) -> Any:
     source, output = str(folder / "scenes"), str(folder / "superres")
     run = [sys.executable, "-m", "pipeline", "run", source, output, "--precision", "fp32"]
     subprocess.run(run, cwd=ROOT, check=True)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     client = NotebookClient(
         notebook,
         timeout=300,
@@ -57,7 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sr-archive-notebook-") as folder:
         notebook = execute(Path(folder))
     notebook.metadata.language_info = {"name": "python"}
-    text = nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
     if len(text) > LARGEST:
         print(f"{len(text)} bytes are more than {LARGEST}: draw less", file=sys.stderr)
         return 1

@@ -174,7 +174,10 @@ def _centres(values: list[float] | None) -> str:
 def _metrics(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """A row per evaluation; evaluations of one kind of figures share their columns."""
     names = sorted({name for figures in metrics.values() for name in figures})
-    rows = ((where, *(_rounded(figures.get(name)) for name in names)) for where, figures in metrics.items())
+    rows = (
+        (where, *(_rounded(figures.get(name)) for name in names))
+        for where, figures in metrics.items()
+    )
     return f"## Figures\n\n{table(('evaluation', *names), rows)}" if metrics else ""
 
 

@@ -64,7 +64,7 @@ def foreign_requests(html: str) -> list[str]:
 
 
 def notebook_page(text: str, stem: str) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown, with the outputs that it was stored with, and its pictures by name."""
+    """A notebook as Markdown, with the outputs it was stored with, and its pictures by name."""
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in json.loads(text)["cells"]:

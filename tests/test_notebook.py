@@ -27,7 +27,9 @@ def test_it_is_stored_as_executed_and_small() -> None:
     stored = json.loads(text)
     code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
-    pictures = [each for cell in code for each in cell["outputs"] if "image/png" in each.get("data", {})]
+    pictures = [
+        each for cell in code for each in cell["outputs"] if "image/png" in each.get("data", {})
+    ]
     assert len(pictures) == 2
     assert str(Path.home()) not in text and "/tmp/" not in text
 
@@ -39,7 +41,9 @@ def test_it_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
     assert re.sub(r"\d+\.\d+", "#", found) == re.sub(r"\d+\.\d+", "#", shown)
     assert numbers(found) == pytest.approx(numbers(shown), abs=3e-4, rel=0.02)
     # What its last paragraph says of them.
-    consistent, consistent_bicubic = (float(x) for x in re.findall(r"NDVI of degraded - of LR ([\d.]+)", found))
+    consistent, consistent_bicubic = (
+        float(x) for x in re.findall(r"NDVI of degraded - of LR ([\d.]+)", found)
+    )
     wrong, wrong_bicubic = (float(x) for x in re.findall(r"truth by ([\d.]+)", found))
     assert consistent == pytest.approx(consistent_bicubic / 5, rel=0.2)
     assert 1 - wrong / wrong_bicubic == pytest.approx(1 / 5, rel=0.2)

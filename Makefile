@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 PYTEST_ARGS ?=
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve lint types clean
+.PHONY: help demo test serve lint types docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	  % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 demo: $(READY) ## Super-resolve a small simulated archive, or your own: make demo SOURCE=folder
@@ -37,6 +42,9 @@ lint: $(READY) ## Check style and format
 types: $(READY) ## Check types
 	@$(BIN)/mypy
 
+docs: $(DOCS_READY) ## Build the documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## Remove the environment, caches and what the demo wrote
-	rm -rf $(VENV) build dist demo .prefect *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist demo site .prefect *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,6 +58,12 @@ class SceneSpec:
     format: Format
     seed: int
     nodata_corner: bool = False
+    last: float = 700.0  # nm
+
+    @property
+    def wavelengths(self) -> NDArray[np.float64]:
+        """Band centres in nm; beyond 700 the spectra are continued as their formulas give."""
+        return np.arange(WAVELENGTHS[0], self.last + 1.0, FWHM)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def simulate_truth(spec: SceneSpec) -> NDArray[np.float32]:
     """HR reflectance, `[band, row, column]`; the same for the same spec."""
     shape = (spec.rows * SCALE, spec.columns * SCALE)
     landscape = LANDSCAPES[spec.landscape](np.random.default_rng(spec.seed), shape)
-    return landscape.reflectance(WAVELENGTHS).astype(np.float32)
+    return landscape.reflectance(spec.wavelengths).astype(np.float32)
 
 
 def observe(spec: SceneSpec, truth: NDArray[np.float32]) -> Counts:
@@ -143,7 +149,7 @@ def _write_geotiff(folder: Path, spec: SceneSpec, counts: Counts) -> Path:
             description=NOTE,
             start_time=DATETIME,
         )
-        for band, wavelength in enumerate(WAVELENGTHS, start=1):
+        for band, wavelength in enumerate(spec.wavelengths, start=1):
             file.update_tags(
                 band,
                 wavelength=f"{wavelength:g}",
@@ -177,9 +183,9 @@ def _write_envi(folder: Path, spec: SceneSpec, counts: Counts) -> Path:
         "data ignore value": NODATA,
         "reflectance scale factor": round(1 / STEP),
         "wavelength units": "Nanometers",
-        "wavelength": _braces(f"{value:g}" for value in WAVELENGTHS),
-        "fwhm": _braces(f"{FWHM:g}" for _ in WAVELENGTHS),
-        "bbl": _braces("1" for _ in WAVELENGTHS),
+        "wavelength": _braces(f"{value:g}" for value in spec.wavelengths),
+        "fwhm": _braces(f"{FWHM:g}" for _ in spec.wavelengths),
+        "bbl": _braces("1" for _ in spec.wavelengths),
     }
     lines = ["ENVI", *(f"{name} = {value}" for name, value in fields.items())]
     path.with_suffix(".hdr").write_text("\n".join(lines) + "\n")
@@ -202,9 +208,9 @@ def _write_zarr(folder: Path, spec: SceneSpec, counts: Counts) -> Path:
             )
         },
         coords={
-            "wavelength": ("band", WAVELENGTHS, {"units": "nm"}),
-            "fwhm": ("band", np.full(len(WAVELENGTHS), FWHM), {"units": "nm"}),
-            "good_band": ("band", np.ones(len(WAVELENGTHS), dtype=bool)),
+            "wavelength": ("band", spec.wavelengths, {"units": "nm"}),
+            "fwhm": ("band", np.full(len(counts), FWHM), {"units": "nm"}),
+            "good_band": ("band", np.ones(len(counts), dtype=bool)),
             "y": transform.f - LR_PIXEL * (np.arange(spec.rows) + 0.5),
             "x": transform.c + LR_PIXEL * (np.arange(spec.columns) + 0.5),
         },

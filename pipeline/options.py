@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
@@ -71,8 +71,15 @@ def _parameter(settings: type[Settings], name: str) -> inspect.Parameter:
     )
     if get_origin(annotation) is list:
         return _keyword(name, Annotated[list[str] | None, option], None)
-    [plain] = {str if get_origin(kind) is Literal else kind for kind in plain_types(annotation)}
+    [plain] = {_bare(kind) for kind in plain_types(annotation)}
     return _keyword(name, Annotated[plain | None, option], None)
+
+
+def _bare(kind: Any) -> Any:
+    """What the parser needs of a type, and shows in --help; bounds are the settings' own."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    return str if get_origin(kind) is Literal else kind
 
 
 def _completion(words: tuple[str, ...]) -> Callable[[str], list[str]]:

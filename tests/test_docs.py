@@ -125,7 +125,7 @@ def test_markup_in_a_cell_is_escaped() -> None:
 
 
 def test_attributes_are_those_of_an_output(archive_output: Path) -> None:
-    root, made, figures = (
+    root, made, figures, seams = (
         set(re.findall(r"`([\w:]+)`", " ".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE))))
         for part in text_of("attributes.md").split("\n## ")[1:]
     )
@@ -134,6 +134,7 @@ def test_attributes_are_those_of_an_output(archive_output: Path) -> None:
         assert set(attributes) <= root
         assert set(attributes["sr_archive"]) == made
         assert set(attributes["sr_archive"]["consistency"]) == figures
+        assert set(attributes["sr_archive"]["seams"]) == seams
 
 
 def test_gdal_opens_what_the_page_says(

@@ -24,6 +24,7 @@ from infra.site import foreign_requests, notebook_page, on_page_markdown
 from model import load_checkpoint
 from model.checkpoint import shipped, weights_digest
 from pipeline.cli import app
+from pipeline.seams import SeamCertificate
 from pipeline.settings import PlanSettings, RunSettings
 from tests.archives import publish, write_model
 
@@ -124,16 +125,22 @@ def test_markup_in_a_cell_is_escaped() -> None:
     ]
 
 
+def documented_attributes() -> list[set[str]]:
+    """Of the root, of `sr_archive`, `consistency` and `seams`, as docs/attributes.md has them."""
+    sections = text_of("attributes.md").split("\n## ")[1:]
+    columns = [" ".join(re.findall(r"^\| (`.*?) \|", each, re.MULTILINE)) for each in sections]
+    return [set(re.findall(r"`([\w:]+)`", column)) for column in columns]
+
+
 def test_attributes_are_those_of_an_output(archive_output: Path) -> None:
-    root, made, figures = (
-        set(re.findall(r"`([\w:]+)`", " ".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE))))
-        for part in text_of("attributes.md").split("\n## ")[1:]
-    )
+    """A whole run is compared in tests/test_notebook.py; what is opened here has no `seams`."""
+    root, made, figures, seams = documented_attributes()
     for name in ("tiff", "envi", "store"):
         attributes = xr.open_zarr(archive_output / "output" / f"{name}.zarr").attrs
         assert set(attributes) <= root
-        assert set(attributes["sr_archive"]) == made
+        assert {*attributes["sr_archive"], "seams"} == made
         assert set(attributes["sr_archive"]["consistency"]) == figures
+    assert set(SeamCertificate(0, 0).checked("scene", ["fp32"])) == seams
 
 
 def test_gdal_opens_what_the_page_says(

@@ -100,6 +100,8 @@ def publish(source: str, output: str, model: Path, **options: object) -> None:
         run = RunFacts("run", "2026-01-01T00:00:00Z", ("cpu",), ("fp32",))
         figures = scene_figures(records, calibration, scene.job.grid.scale)
         facts = provenance(scene.job, loaded, run, calibration, figures, tiles_kept=0)
+        seams = worker.certify(scene.job, settings.seam_borders)
+        facts["sr_archive"]["seams"] = seams.checked(settings.attention, ["fp32"])
         store.publish(facts, records)
     bring_up_to_date(output, scenes_to_verify(output))
 

@@ -19,7 +19,7 @@ from tests.scenes import wavelengths, write_geotiff, write_zarr
 SCALE_FACTOR = 1e-4
 BY_RUN_ALONE = {
     "fingerprint", "source", "source_version", "run_id", "run_started", "published", "tiles",
-    "tiles_kept_from_earlier_runs", "device", "precision",
+    "tiles_kept_from_earlier_runs", "device", "precision", "seams",
 }  # fmt: skip
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xarray as xr
 
 from infra.notebook import LARGEST, NOTEBOOK, execute
+from tests.test_docs import documented_attributes
 
 
 def printed(notebook: Any) -> str:
@@ -51,3 +53,8 @@ def test_it_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
     means = [float(x) for x in re.findall(r"block means of NDVI - of LR ([\d.]+)", found)]
     [of_truth] = [float(x) for x in re.findall(r"true NDVI - NDVI of LR: ([\d.]+)", found)]
     assert means[0] < of_truth
+    attributes = xr.open_zarr(tmp_path / "superres" / "fields.zarr").attrs
+    root, made, consistency, seams = documented_attributes()
+    assert set(attributes) <= root and set(attributes["sr_archive"]) == made
+    assert set(attributes["sr_archive"]["consistency"]) == consistency
+    assert set(attributes["sr_archive"]["seams"]) == seams

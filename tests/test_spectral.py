@@ -55,7 +55,7 @@ def test_shifted_wavelengths_are_never_silent() -> None:
     shifted = [w + 200 for w in OURS]
     plan = match_bands(CARD, shifted, [True] * 9)
     assert plan.kind == "windows"
-    assert "200.0 nm" in plan.note and "not trained" in plan.note
+    assert "200.0 nm" in plan.note and "not those" in plan.note
     with pytest.raises(SceneError, match="band-mismatch"):
         match_bands(CARD, shifted, [True] * 9, "match")
 

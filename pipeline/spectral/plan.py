@@ -188,8 +188,8 @@ def match_bands(
         )
     windows = band_windows(used, wavelengths, size)
     note = (
-        f"{reason}: run as {len(windows)} overlapping windows of {size} bands, for which the "
-        "model was not trained"
+        f"{reason}: run as {len(windows)} overlapping windows of {size} bands, which are not "
+        "those that the model states"
     )
     return BandPlan("windows", used, windows, note)
 

@@ -14,6 +14,7 @@ from benchmarks.scenes import job_settings, write_scene
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_foretold_and_does_not_grow_with_the_scene(tmp_path: Path) -> None:
     write_checkpoint(make_net(48, features=16, blocks=1), tmp_path / "net.safetensors")
     peaks = []

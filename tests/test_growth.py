@@ -110,6 +110,7 @@ def test_a_node_that_joins_gets_tiles_and_every_node_counts_its_own(tmp_path: Pa
         assert not any("sound" in cluster.text(node) for node in cluster.agents)
 
 
+@pytest.mark.long
 def test_nodes_with_and_without_a_gpu_share_a_run_and_each_tile_says_where_it_was_made(
     tmp_path: Path,
 ) -> None:

@@ -240,6 +240,5 @@ def _decoded(
             attributes |= facts
         stored[name] = xr.Variable(variable.dims, values, attributes)
     decoded: xr.Dataset = xr.decode_cf(stored, decode_coords="all")
-    return (
-        decoded.load()
-    )  # xarray decodes at each access, and lets nobody change values, until then
+    # Else xarray decodes at each access, and lets nobody change values.
+    return decoded.load()

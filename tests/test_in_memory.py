@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 
 import pipeline
 from pipeline import RunSettings, SceneError, UsageError, in_memory, open_scene
@@ -85,6 +86,20 @@ def test_georeferencing_and_masks_are_those_of_a_run(tmp_path: Path, model: Path
     assert ours["spatial_ref"].attrs == theirs["spatial_ref"].attrs
     for name in ("x", "y", "quality", "reflectance", "wavelength"):
         assert np.array_equal(ours[name], theirs[name], equal_nan=True), name
+
+
+def test_positions_of_a_swath_are_those_of_a_run(tmp_path: Path, model: Path) -> None:
+    uri = write_zarr(tmp_path / "scene.zarr", counts(30, 20, 20), scale_factor=SCALE_FACTOR)
+    rows, columns = np.mgrid[:30, :20]
+    group = zarr.open_group(uri)
+    for name, degrees in (("lat", 50 - 0.01 * rows), ("lon", 179.9 + 0.01 * columns)):
+        group.create_array(name, data=degrees, dimension_names=["y", "x"])
+    theirs = published(uri, tmp_path / "out", model, bands="match", outside="upsample")
+    ours = pipeline.super_resolve(
+        open_scene(uri).load(), model, tile=16, precision="fp32", bands="match", outside="upsample"
+    )
+    assert {"lat", "lon", "band_role"} <= ours.coords.keys() and ours["lon"].shape == (120, 80)
+    xr.testing.assert_identical(ours.drop_attrs(), theirs.drop_attrs())
 
 
 def by_hand(rows: int = 20, columns: int = 18, bands: int = 9) -> xr.Dataset:

@@ -34,12 +34,12 @@ class SceneAccessor:
             wavelength: nm.
 
         Raises:
-            UsageError: the scene states no wavelengths, or has no good band.
+            UsageError: the scene states no wavelengths, or has no good band with one.
         """
         distance = np.abs(self._wavelengths() - wavelength)
-        distance[~self._good()] = np.inf
+        distance[~self._good() | np.isnan(distance)] = np.inf
         if not np.isfinite(distance).any():
-            raise UsageError("the scene has no good band")
+            raise UsageError("the scene has no good band with a wavelength")
         return int(distance.argmin())
 
     def mean_between(self, first: float, last: float) -> xr.DataArray:
@@ -74,6 +74,28 @@ class SceneAccessor:
         index: xr.DataArray = (high - low) / (high + low)
         facts = {"long_name": "NDVI", "units": "1"}
         return index.where(np.isfinite(index)).rename("ndvi").assign_attrs(facts)
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Picture `(y, x, 3)`, as quicklooks are drawn; black where one of its bands has a gap.
+
+        Natural colours from the good bands nearest to 650, 550 and 460 nm; where one of them is
+        too far off, or wavelengths are absent, three bands spread over the good ones. Each is
+        stretched by itself, between its 2nd and 98th percentile: to look at, not to compare.
+
+        Raises:
+            UsageError: the scene has no good band.
+        """
+        from pipeline.quicklook import composite_bands, stretch  # it loads Pillow
+
+        centres = self._wavelengths() if "wavelength" in self._scene.coords else None
+        try:
+            bands = composite_bands(centres, self._good())
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        planes = self._scene[VARIABLE].isel(band=list(bands)).transpose("band", "y", "x").values
+        picture = stretch(planes)
+        picture[~np.isfinite(planes).all(axis=0)] = 0
+        return picture
 
     def _wavelengths(self) -> NDArray[np.float64]:
         if "wavelength" not in self._scene.coords:

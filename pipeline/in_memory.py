@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
@@ -20,6 +21,7 @@ from pipeline.encoding import ValueEncoding
 from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid, Window
+from pipeline.handmade import DIMS, as_scene, check_cube
 from pipeline.masks import QUALITY, mask_pixels
 from pipeline.plan import Model, OutputOptions
 from pipeline.product import output_levels
@@ -49,8 +51,11 @@ from pipeline.tile import (
     scene_engines,
 )
 
-_DIMS = ("band", "y", "x")
-_BYTES = 12  # of an HR value: as computed, as stored, as decoded
+_BYTES = 12  # of an HR value at most: as stored, as decoded
+_LIMITS = (  # of a container, by version of control groups
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def super_resolve(
@@ -64,7 +69,7 @@ def super_resolve(
     outside: Outside = "fill",
     tolerance: float | None = None,
     normalise: Normalise = "auto",
-    mask: Sequence[Mask] = ("defective",),
+    mask: Mask | Sequence[Mask] = ("defective",),
     conserve: bool = False,
     dtype: Literal["source", "float32"] = "source",
     device: str | torch.device | None = None,
@@ -81,7 +86,8 @@ def super_resolve(
         scene: `reflectance` (band, y, x), physical, NaN in gaps, in memory or lazy, as
             `pipeline.open_scene` returns it or made by hand; coordinates `wavelength` (nm) on band,
             and optionally `fwhm` (nm), `good_band`, `x`, `y` and `spatial_ref`, or 2-D `lat` and
-            `lon` in degrees. What is absent stays absent.
+            `lon` in degrees. What is absent stays absent. Of a part of a scene, `x` and `y` tell
+            where it lies.
         model: name of a shipped checkpoint, path or URL of one, or `registry:FOLDER`.
         tile: LR pixels along a side of what the network sees at once; smaller takes less memory.
         precision, attention, bands, outside, tolerance, normalise, mask, conserve, dtype: as the
@@ -95,21 +101,21 @@ def super_resolve(
     Raises:
         UsageError: an option or the model cannot be used, or the Dataset is no scene.
         SceneError: the scene cannot be super-resolved with these options.
-        MemoryError: the result would not fit; the archive job does it in parts.
+        ValueError: the result would not fit into memory; the archive job does it in parts.
     """
     given = {name: value for name, value in locals().items() if name not in ("scene", "device")}
+    masks = [mask] if isinstance(mask, str) else list(mask) or ["none"]
     settings = RunSettings.from_options(
-        given | {"model": str(model), "mask": list(mask), "source": "-", "output": "-"}
+        given | {"model": str(model), "mask": masks, "source": "-", "output": "-"}
     )
-    options = OutputOptions.of(settings)
+    options, on = OutputOptions.of(settings), _device(device)
+    check_cube(scene)
     loaded = _load(settings.model)
     _check_memory(scene, loaded, options)
     scene = in_model_bands(
-        mask_pixels(_as_scene(scene, tile), options.mask), loaded.card, options.bands
+        mask_pixels(as_scene(scene, options.tile), options.mask), loaded.card, options.bands
     )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    context = _context(scene, loaded, options, torch.device(device))
-    return _result(context, loaded, options)
+    return _result(_context(scene, loaded, options, on), loaded, options)
 
 
 def _load(model: str) -> Model:
@@ -119,59 +125,44 @@ def _load(model: str) -> Model:
         raise UsageError(f"model: {without_secrets(str(error))}") from error
 
 
-def _as_scene(dataset: xr.Dataset, tile: int) -> xr.Dataset:
-    """The Dataset with all that the job relies on.
-
-    Raises:
-        UsageError: it is no scene; the line says what is missing.
-    """
-    if VARIABLE not in dataset or set(dataset[VARIABLE].dims) != set(_DIMS):
-        found = ", ".join(f"{name} {value.dims}" for name, value in dataset.data_vars.items())
-        raise UsageError(
-            f"a scene has a variable {VARIABLE} with the dimensions band, y, x; here is "
-            f"{found or 'none'}"
-        )
-    if min(dataset.sizes[name] for name in _DIMS) == 0:
-        raise UsageError("the scene is empty")
-    dataset = dataset.transpose(*_DIMS, ...)
-    values = dataset[VARIABLE]
-    if values.dtype.kind not in "fiu":
-        raise UsageError(f"{VARIABLE} is {values.dtype}, not numbers")
-    if values.chunks is None:
-        rows, columns = (min(tile, size) for size in values.shape[1:])
-        lazy = da.from_array(values.values, chunks=(-1, rows, columns))  # type: ignore[no-untyped-call]
-        dataset = dataset.assign({VARIABLE: values.copy(data=lazy)})
-        dataset[VARIABLE].encoding = values.encoding
-    if "good_band" not in dataset.coords:
-        dataset = dataset.assign_coords(good_band=("band", np.ones(dataset.sizes["band"], bool)))
-    return dataset
-
-
 def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> None:
-    if VARIABLE not in scene or set(scene[VARIABLE].dims) != set(_DIMS):
-        return  # said better elsewhere
-    config, (bands, rows, columns) = (
-        model.card.architecture.config(),
-        (scene.sizes[name] for name in _DIMS),
-    )
+    config = model.card.architecture.config()
+    bands, rows, columns = (scene.sizes[name] for name in DIMS)
+    if options.bands == "resample":
+        bands = config.bands
     needed = _BYTES * bands * rows * columns * config.scale**2 + worker_bytes(
         config, len(model.data) // 4, options.tile, bands, model.halo, conserve=options.conserve
     )
     if needed > (there := _available_memory()):
-        raise MemoryError(
-            f"the result takes about {needed / 2**30:.1f} GiB and {there / 2**30:.1f} are free: "
+        raise ValueError(
+            f"the result takes about {needed / 2**30:.1f} GiB and {there / 2**30:.1f} are there: "
             "super-resolve a part (.isel(x=..., y=...)), or in parts with `sr-archive run`"
         )
 
 
 def _available_memory() -> int:
-    """Bytes that a process may take without anything being swapped out."""
+    """Bytes that this process may take without being swapped out or ended."""
+    found = [1 << 62]
+    for path in (Path("/proc/meminfo"), *_LIMITS):
+        with suppress(OSError, ValueError):  # not Linux, no such group, no limit
+            text = path.read_text()
+            [free] = re.findall(r"MemAvailable:\s*(\d+) kB", text) or [""]
+            found.append(1024 * int(free) if free else int(text))
+    return min(found)
+
+
+def _device(given: str | torch.device | None) -> torch.device:
+    if given is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        [line] = [line for line in lines if line.startswith("MemAvailable:")]
-        return 1024 * int(line.split()[1])
-    except (OSError, ValueError):  # not Linux
-        return 1 << 62
+        device = torch.device(given)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device: {given!r} is neither cpu nor cuda nor cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device: there is no {device} here; {torch.cuda.device_count()} GPUs are")
+    return device
 
 
 def _context(
@@ -249,4 +240,5 @@ def _decoded(
             attributes |= facts
         stored[name] = xr.Variable(variable.dims, values, attributes)
     decoded: xr.Dataset = xr.decode_cf(stored, decode_coords="all")
-    return decoded
+    # Else xarray decodes at each access, and lets nobody change values.
+    return decoded.load()

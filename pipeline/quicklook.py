@@ -54,7 +54,16 @@ def draw_quicklook(url: str) -> bytes:
         wavelengths = scene["wavelength"].values if "wavelength" in scene.coords else None
         bands = composite_bands(wavelengths, scene["good_band"].values)
         values = scene[VARIABLE].isel(band=list(bands)).values
-    return _png(np.stack([_stretched(plane) for plane in values]), np.isfinite(values).all(axis=0))
+    return _png(stretch(values), np.isfinite(values).all(axis=0))
+
+
+def stretch(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours `(rows, cols, 3)` of the values `(3, rows, cols)` of red, green and blue.
+
+    Each band by itself, from its 2nd to its 98th percentile, as a natural-colour display does; a
+    constant band is mid grey.
+    """
+    return np.dstack([_stretched(plane) for plane in values])
 
 
 def _level(url: str) -> str | None:
@@ -69,8 +78,7 @@ def _level(url: str) -> str | None:
     return groups[next(small, max(groups))]
 
 
-def _stretched(plane: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Each band by itself, as a natural-colour display does; a constant band is mid grey."""
+def _stretched(plane: NDArray[np.floating]) -> NDArray[np.uint8]:
     valid = plane[np.isfinite(plane)]
     low, high = np.percentile(valid, _STRETCH) if valid.size else (0.0, 0.0)
     if not high > low:
@@ -80,7 +88,7 @@ def _stretched(plane: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _png(colours: NDArray[np.uint8], valid: NDArray[np.bool_]) -> bytes:
     opacity = np.where(valid, 255, 0).astype(np.uint8)
-    picture = Image.fromarray(np.dstack([*colours, opacity]))
+    picture = Image.fromarray(np.dstack([colours, opacity]))
     memory = BytesIO()
     picture.save(memory, "PNG", optimize=True)
     return memory.getvalue()

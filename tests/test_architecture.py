@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,18 +21,31 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def test_packages_import_as_the_diagram_says() -> None:
-    found = {
+@cache
+def edges() -> frozenset[tuple[str, str]]:
+    """Which package imports which, of all files."""
+    return frozenset(
         (package, other)
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         for other in imported(path)
         if other in (*PACKAGES, "tests") and other != package
-    }
+    )
+
+
+def test_imports_run_one_way() -> None:
+    """Whatever the diagram says."""
+    allowed = {"model": set(), "pipeline": {"model"}, "flows": {"pipeline", "model"}}
+    for package, below in allowed.items():
+        assert {other for importer, other in edges() if importer == package} <= below, package
+    assert not {importer for importer, other in edges() if other in ("flows", "tests")}
+
+
+def test_packages_import_as_the_diagram_says() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     [diagram] = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", text, re.DOTALL)
     drawn = set(re.findall(r'^\s*(\w+)(?:\[".*?"\])? --> (\w+)', diagram, re.MULTILINE))
-    assert found == drawn
+    assert edges() == drawn
 
 
 def test_steps_of_a_run_are_modules() -> None:

@@ -22,8 +22,8 @@ import zarr
 from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary
 from pipeline.readers.candidates import choose_cube, is_cube
+from pipeline.readers.regular_grid import find_geotransform, parse_geotransform
 from pipeline.readers.scene import (
-    GeoTransform,
     Grid,
     SceneParts,
     assemble,
@@ -55,7 +55,6 @@ _NAMES = {
 _WAVELENGTHS = ("wavelength", "wavelengths", "wavelength_nm", "lambda", "wl", "band", "bands")
 _WIDTHS = ("fwhm", "fwhm_nm", "bandwidth")
 _FLAGS = ("good_band", "good_bands", "good_wavelengths", "bbl")
-_LONGEST_COORD = 10_000_000
 
 
 class ZarrCube:
@@ -275,47 +274,9 @@ def _georeferencing(
         mapping = arrays.get("spatial_ref", arrays.get("crs"))
     facts = {} if mapping is None else dict(mapping.attrs)
     wkt = facts.get("crs_wkt") or facts.get("spatial_ref")
-    transform = _six(facts.get("GeoTransform"), notes)
+    transform = parse_geotransform(facts.get("GeoTransform"), notes)
     if transform is None:
-        transform = _from_centres(arrays, dims, axes, shape, notes)
+        y, x = (arrays.get(str(dims[axis])) for axis in axes[1:])
+        transform = find_geotransform(x, y, (shape[1], shape[2]), notes)
     grid = Grid(transform, wkt) if transform or wkt else None
     return grid, coords
-
-
-def _six(text: Any, notes: list[str]) -> GeoTransform | None:
-    if text is None:
-        return None
-    try:
-        a, b, c, d, e, f = (float(word) for word in str(text).replace(",", " ").split())
-    except ValueError:
-        notes.append("GeoTransform cannot be read and is ignored")
-        return None
-    return a, b, c, d, e, f
-
-
-def _from_centres(
-    arrays: Mapping[str, Any],
-    dims: Sequence[str | None],
-    axes: tuple[int, int, int],
-    shape: tuple[int, ...],
-    notes: list[str],
-) -> GeoTransform | None:
-    """The geotransform of evenly spaced pixel centres; None for pixel indices and uneven axes."""
-    lines: list[tuple[float, float]] = []
-    for axis, size in ((axes[2], shape[2]), (axes[1], shape[1])):
-        array = arrays.get(str(dims[axis]))
-        if array is None or array.shape != (size,) or size < 2 or size > _LONGEST_COORD:
-            return None
-        if array.dtype.kind not in "iuf" or array.attrs.get("units") == "1":
-            return None
-        centres = np.asarray(array[:], np.float64)
-        step = (centres[-1] - centres[0]) / (size - 1)
-        even = np.abs(centres - (centres[0] + step * np.arange(size))).max() <= 1e-3 * abs(step)
-        if step == 0 or not even:
-            notes.append("x or y is not evenly spaced: the scene has no grid")
-            return None
-        if centres[0] in (0.0, 0.5) and step == 1:
-            return None
-        lines.append((float(centres[0] - step / 2), float(step)))
-    (x0, dx), (y0, dy) = lines
-    return x0, dx, 0.0, y0, 0.0, dy

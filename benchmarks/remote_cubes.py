@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.band_windows import truth
 from benchmarks.train_shipped import BANDS, SCALE, levelled
 from pipeline import open_scene
-from pipeline.spectral import band_windows
+from pipeline.spectral.windows import stretches
 
 
 def main() -> None:
@@ -30,23 +30,12 @@ def main() -> None:
         scene = open_scene(uri).isel(x=slice(given.columns))
         values, axis = truth(scene, SCALE)
         axis = np.arange(len(values), dtype=np.float64) if axis is None else axis
-        for number, bands in enumerate(_stretches(axis)):
-            cube = levelled(values[bands]) * 65535
+        parts = [part for part in stretches(range(len(axis)), axis) if len(part) >= BANDS]
+        for number, bands in enumerate(parts):
+            cube = levelled(values[list(bands)]) * 65535
             path = given.out / f"{scene.attrs['scene_id']}-{number}.npz"
             np.savez_compressed(path, cube=cube.round().astype(np.uint16).transpose(1, 2, 0))
             print(path.name, len(bands), "bands,", values.shape[1:], flush=True)
-
-
-def _stretches(axis: np.ndarray) -> list[list[int]]:
-    """Bands without a gap between them, as windows know gaps; none that is shorter than one."""
-    stretches: list[list[int]] = []
-    for window in band_windows(range(len(axis)), axis, BANDS, 0.5):
-        bands = sorted(set(window.bands))
-        if stretches and bands[0] <= stretches[-1][-1]:
-            stretches[-1] = sorted({*stretches[-1], *bands})
-        else:
-            stretches.append(bands)
-    return [bands for bands in stretches if len(bands) >= BANDS]
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ than the model; whole scenes are held out.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.augmentation import Augmentation
 from model.card import Architecture, Card, Normalisation
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import SSPSRConfig
@@ -53,7 +52,6 @@ class Recipe:
     wavelengths: list[float] | None = None
     levels: bool = False
     quarter: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 RECIPES = {
@@ -157,7 +155,6 @@ def train(given: argparse.Namespace) -> None:
         steps=TrainingOptions(
             learning_rate=given.learning_rate, angle=given.angle, shift_groups=given.shift_groups
         ),
-        augmentation=recipe.augmentation,
     )
     cubes, held_out = load(*given.data), Cubes()
     if recipe.quarter and not given.whole:
@@ -202,11 +199,12 @@ def judge(given: argparse.Namespace) -> None:
     """Both figures of a CAVE checkpoint, onto its card."""
     net, about = load_checkpoint(given.checkpoint)
     _, held_out = split(load(given.data / "train"))
-    metrics = figures(net, load(given.data / "test"))
-    _print_figures(metrics)
-    metrics |= figures(net, held_out, HELD_OUT)
-    _print_figures(dict(list(metrics.items())[2:]))
-    save_checkpoint(given.checkpoint, net, about.model_copy(update={"metrics": metrics}))
+    tested = figures(net, load(given.data / "test"))
+    _print_figures(tested)
+    validated = figures(net, held_out, HELD_OUT)
+    _print_figures(validated)
+    update = {"metrics": tested | validated}
+    save_checkpoint(given.checkpoint, net, about.model_copy(update=update))
 
 
 def _print_progress(progress: Progress) -> None:

@@ -30,6 +30,7 @@ from pipeline.run_report import RunReport
 from pipeline.settings import (
     Attention,
     Bands,
+    Borders,
     Devices,
     Fraction,
     Layout,
@@ -104,7 +105,7 @@ def sr_archive(
     mask: list[Mask] | None = None,
     conserve: bool | None = None,
     max_inconsistency: Fraction | None = None,
-    seam_borders: Annotated[int, Field(ge=0, le=1000)] | None = None,
+    seam_borders: Borders | None = None,
     dtype: Literal["source", "float32"] | None = None,
     layout: Layout | None = None,
     asset: str | None = None,

@@ -103,6 +103,11 @@ class SceneAccessor:
         return np.asarray(self._scene["wavelength"].values, dtype=np.float64)
 
     def _good(self) -> NDArray[np.bool_]:
-        if "good_band" not in self._scene.coords:
-            return np.ones(self._scene.sizes["band"], dtype=bool)
-        return np.asarray(self._scene["good_band"].values, dtype=bool)
+        return good_bands(self._scene)
+
+
+def good_bands(scene: xr.Dataset) -> NDArray[np.bool_]:
+    """Which bands have values, by band; all where the scene does not say."""
+    if "good_band" not in scene.coords:
+        return np.ones(scene.sizes["band"], dtype=bool)
+    return np.asarray(scene["good_band"].values, dtype=bool)

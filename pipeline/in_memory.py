@@ -13,21 +13,21 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from model import CheckpointError, inference
+from model import inference
 from model.checkpoint import unpack
 from pipeline.arrays import VARIABLE
-from pipeline.calibration import calibrate
 from pipeline.encoding import ValueEncoding
-from pipeline.errors import StoreUnavailable, UsageError
+from pipeline.errors import UsageError
 from pipeline.footprint import worker_bytes
-from pipeline.grid import TileGrid, Window
+from pipeline.grid import TileGrid
 from pipeline.handmade import DIMS, as_scene, check_cube
-from pipeline.masks import QUALITY, mask_pixels
+from pipeline.masks import QUALITY
 from pipeline.plan import Model, OutputOptions
+from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.provenance import making
 from pipeline.quality import scene_figures
-from pipeline.registry import load_registered
+from pipeline.registry import usable_model
 from pipeline.settings import (
     Attention,
     Bands,
@@ -37,18 +37,15 @@ from pipeline.settings import (
     Precision,
     RunSettings,
 )
-from pipeline.spectral import in_model_bands
-from pipeline.storage import without_secrets
 from pipeline.store import TileRecord
-from pipeline.swath import POSITIONS, upsample_positions
+from pipeline.swath import POSITIONS
 from pipeline.tile import (
     SceneContext,
-    TileOutput,
     compute_tile,
     read_tile,
     record_of,
-    repeat_pixels,
     scene_engines,
+    stored_arrays,
 )
 
 _BYTES = 12  # of an HR value at most: as stored, as decoded
@@ -110,19 +107,10 @@ def super_resolve(
     )
     options, on = OutputOptions.of(settings), _device(device)
     check_cube(scene)
-    loaded = _load(settings.model)
+    loaded = usable_model(settings.model, "model")
     _check_memory(scene, loaded, options)
-    scene = in_model_bands(
-        mask_pixels(as_scene(scene, options.tile), options.mask), loaded.card, options.bands
-    )
+    scene = read_as_asked(as_scene(scene, options.tile), loaded.card, options)
     return _result(_context(scene, loaded, options, on), loaded, options)
-
-
-def _load(model: str) -> Model:
-    try:
-        return Model.of(*load_registered(model))
-    except (CheckpointError, StoreUnavailable) as error:
-        raise UsageError(f"model: {without_secrets(str(error))}") from error
 
 
 def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> None:
@@ -170,21 +158,8 @@ def _context(
 ) -> SceneContext:
     net, card = unpack(model.data, "the model")
     engine = inference.compile(net.to(device), precision=options.precision)
-    calibration = calibrate(
-        scene,
-        engine,
-        card,
-        policy=options.bands,
-        outside=options.outside,
-        tolerance=options.tolerance,
-        normalise=options.normalise,
-        pooling=options.attention,
-    )
-    encoding = ValueEncoding.of_scene(
-        scene[VARIABLE].encoding,
-        float32=options.dtype == "float32",
-        needs_fill=len(calibration.bands.valued) < scene.sizes["band"],
-    )
+    calibration = constants_of(scene, engine, card, options)
+    encoding = encoding_of(scene, calibration, options)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, card.architecture.scale)
     engines = scene_engines(engine, calibration)
     return SceneContext(scene, grid, calibration, encoding, engines, conserve=options.conserve)
@@ -192,9 +167,8 @@ def _context(
 
 def _result(context: SceneContext, model: Model, options: OutputOptions) -> xr.Dataset:
     """All tiles, one after the other, in the Dataset that the job would have written."""
-    template = output_levels(context.scene, context.grid, context.calibration, context.encoding)[
-        ""
-    ].dataset
+    levels = output_levels(context.scene, context.grid, context.calibration, context.encoding)
+    template = levels[""].dataset
     arrays = {
         name: np.empty(
             variable.shape, context.encoding.dtype if name == VARIABLE else variable.dtype
@@ -206,23 +180,13 @@ def _result(context: SceneContext, model: Model, options: OutputOptions) -> xr.D
     for tile in context.grid:
         content = compute_tile(context, read_tile(context, tile))
         window = context.grid.core(tile).scaled(context.grid.scale)
-        stored, valid = context.encoding.encode(content.values)
-        arrays[VARIABLE][:, *window.slices] = stored
-        _place(arrays, window, content, context.grid.scale)
+        stored, valid = stored_arrays(context, content)
+        for name, block in stored.items():
+            arrays[name][..., *window.slices] = block
         records[tile.key] = record_of(context, tile, content, valid)
     consistency = scene_figures(records, context.calibration, context.grid.scale)
     facts = making(model, options, context.calibration, consistency)
     return _decoded(template, arrays, context.encoding).assign_attrs(sr_archive=facts)
-
-
-def _place(
-    arrays: Mapping[str, NDArray[Any]], window: Window, content: TileOutput, scale: int
-) -> None:
-    arrays[QUALITY][window.slices] = repeat_pixels(content.quality, scale)
-    if (at := content.positions) is not None:
-        finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
-        for name, degrees in zip(POSITIONS, finer, strict=True):
-            arrays[name][window.slices] = degrees
 
 
 def _decoded(

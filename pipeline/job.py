@@ -13,11 +13,10 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from model import CheckpointError
 from pipeline import events
 from pipeline.actors import ActorPool, Work
 from pipeline.dispatch import Admission, Dispatcher, Handlers
-from pipeline.errors import SceneError, StoreUnavailable, UsageError
+from pipeline.errors import SceneError, UsageError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
 from pipeline.leftovers import sweep
@@ -25,12 +24,12 @@ from pipeline.metrics import RunMeters
 from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
 from pipeline.publishing import Publisher, Publishing
 from pipeline.ray_session import Share, ray_session
-from pipeline.registry import load_registered
+from pipeline.registry import usable_model
 from pipeline.run_report import RunReport, SceneRow
-from pipeline.seams import SeamCertificate, borders_of
+from pipeline.seams import SeamCertificate, count_borders
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
-from pipeline.storage import describe, join, open_filesystem, redact, without_secrets, write_atomic
+from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
 from pipeline.store import STATE, SceneStore, TileRecord
 from pipeline.worker import Prepared
 
@@ -41,10 +40,7 @@ def load_model(settings: RunSettings) -> Model:
     Raises:
         UsageError: it cannot be used.
     """
-    try:
-        return Model.of(*load_registered(settings.model))
-    except (CheckpointError, StoreUnavailable) as error:
-        raise UsageError(f"--model: {without_secrets(str(error))}") from error
+    return usable_model(settings.model)
 
 
 def run(settings: RunSettings, listeners: Sequence[Listener] = ()) -> RunReport:
@@ -268,10 +264,10 @@ class Run:
     def _complete(self, job: SceneJob) -> None:
         """All tiles are done: look at their borders, then publish."""
         most = self._settings.seam_borders
-        if most and borders_of(job.grid):
+        if count_borders(job.grid, most):
             self._dispatcher.certify(job, most)
         else:
-            self._publish(job, SeamCertificate(0, borders_of(job.grid)))
+            self._publish(job, SeamCertificate.uncompared(job.grid))
 
     def _retried(self, work: Work, reason: str) -> None:
         self._emit(events.TileRetried(work.job.scene_id, work.name, work.attempts, reason))

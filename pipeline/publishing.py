@@ -55,10 +55,7 @@ class Publisher:
         store = job.store()
         self._check_source(job, store)
         records = store.ledger()
-        facts = self._facts_of(job, store, records, row.tiles_kept)
-        precisions = {record.precision for record in records.values()}
-        seams = certificate.checked(job.options.attention, precisions)
-        facts["sr_archive"]["seams"] = seams
+        facts = self._facts_of(job, store, records, certificate, row.tiles_kept)
         self._check_consistency(row, facts["sr_archive"]["consistency"])
         self._leases.keep(job.scene_id)
         self._own_state(job, store)
@@ -84,9 +81,18 @@ class Publisher:
         return state
 
     def _facts_of(
-        self, job: SceneJob, store: SceneStore, records: Mapping[str, TileRecord], tiles_kept: int
+        self,
+        job: SceneJob,
+        store: SceneStore,
+        records: Mapping[str, TileRecord],
+        certificate: SeamCertificate,
+        tiles_kept: int,
     ) -> dict[str, Any]:
-        """The root attributes to add."""
+        """The root attributes to add.
+
+        Raises:
+            SceneError: `seams`, or the scene's state is gone.
+        """
         data = store.calibration()
         if data is None:
             raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
@@ -94,7 +100,7 @@ class Publisher:
         devices = tuple(sorted({record.device for record in records.values()}))
         precisions = tuple(sorted({record.precision for record in records.values()}))
         facts = RunFacts(self._report.run_id, self._report.started, devices, precisions)
-        return provenance(
+        attributes = provenance(
             job,
             self._model,
             facts,
@@ -102,6 +108,8 @@ class Publisher:
             scene_figures(records, calibration, job.grid.scale),
             tiles_kept=tiles_kept,
         )
+        attributes["sr_archive"]["seams"] = certificate.checked(job.options.attention, precisions)
+        return attributes
 
     def _check_consistency(self, row: SceneRow, measured: Mapping[str, Any]) -> None:
         """Into the scene's row, and against the operator's limit.

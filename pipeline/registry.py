@@ -24,15 +24,17 @@ from pydantic import ConfigDict, Field
 from model import SSPSR, Card, CheckpointError, load_checkpoint
 from model.checkpoint import pack, weights_digest
 from pipeline.conditional import Slot, is_enforced, open_slot
-from pipeline.errors import UsageError
+from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.evaluation.gate import Incumbent, verdict
 from pipeline.evaluation.result import Evaluation
+from pipeline.plan import Model
 from pipeline.storage import (
     describe,
     join,
     open_filesystem,
     read_if_present,
     redact,
+    without_secrets,
     write_atomic,
 )
 
@@ -118,6 +120,22 @@ def load_registered(model: str) -> tuple[SSPSR, Card]:
             "restore the file, or promote again"
         )
     return net, card
+
+
+def usable_model(model: str, option: str = "--model") -> Model:
+    """The checkpoint of a run.
+
+    Args:
+        model: as for `load_registered`.
+        option: what the operator calls it.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    try:
+        return Model.of(*load_registered(model))
+    except (CheckpointError, StoreUnavailable) as error:
+        raise UsageError(f"{option}: {without_secrets(str(error))}") from error
 
 
 def _is_registry(model: str) -> bool:

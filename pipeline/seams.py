@@ -58,6 +58,11 @@ class SeamCertificate:
     largest_physical: float = 0.0
     tiles: tuple[tuple[str, str], ...] = ()
 
+    @classmethod
+    def uncompared(cls, grid: TileGrid) -> SeamCertificate:
+        """Of a scene of which no border was compared."""
+        return cls(0, borders_of(grid))
+
     def checked(self, attention: Attention, precisions: Iterable[str]) -> dict[str, Any]:
         """For the scene's attributes; a scene with seams is refused.
 
@@ -173,13 +178,13 @@ def _differences(
     encoding, calibration = context.encoding, context.calibration
     values, core = read_around(context, border.strip)
     made = super_resolve(values, core, context.engines, calibration, conserve=context.conserve)
-    ours, _ = encoding.encode(made)
-    theirs = output.read(VARIABLE, border.strip.scaled(context.grid.scale))
-    apart = np.abs(encoding.decode(ours) - encoding.decode(theirs))
-    gaps = np.isnan(apart)
-    if (np.isnan(encoding.decode(ours)) != np.isnan(encoding.decode(theirs))).any():
-        return apart.size, float("inf"), float("inf")
-    beyond = np.maximum(apart - encoding.step, 0.0) * calibration.gains[:, None, None]
+    stored = output.read(VARIABLE, border.strip.scaled(context.grid.scale))
+    ours, theirs = encoding.decode(encoding.encode(made)[0]), encoding.decode(stored)
+    gaps = np.isnan(ours)
+    if not np.array_equal(gaps, np.isnan(theirs)):
+        return ours.size, float("inf"), float("inf")
     if gaps.all():
         return 0, 0.0, 0.0
+    apart = np.abs(ours - theirs)
+    beyond = np.maximum(apart - encoding.step, 0.0) * calibration.gains[:, None, None]
     return int((~gaps).sum()), float(np.nanmax(beyond)), float(np.nanmax(apart))

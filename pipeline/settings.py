@@ -39,6 +39,7 @@ Tile = Annotated[int, Field(ge=8, le=1024)]  # LR pixels
 Share = Annotated[float, Field(gt=0, le=1)]  # of a GPU
 Tolerance = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]  # nm
 Fraction = Annotated[float, Field(gt=0)]
+Borders = Annotated[int, Field(ge=0, le=1000)]
 LeaseSeconds = Annotated[float, Field(ge=3, le=3600)]
 
 
@@ -63,14 +64,14 @@ class Settings(BaseSettings):
             return cls(**{**defaults, **EnvSettingsSource(cls)(), **given})
         except ValidationError as error:
             first = error.errors()[0]
-            name = cls.option_name(str(first["loc"][0])) if first["loc"] else "options"
+            field = str(first["loc"][0]) if first["loc"] else ""
+            name = cls.option_name(field) if field else "options"
             if first["type"] == "missing":
-                variable = f"{cls.model_config['env_prefix']}{first['loc'][0]}".upper()
+                variable = f"{cls.model_config['env_prefix']}{field}".upper()
                 raise UsageError(
                     f"{name} is needed: on the command line, as {variable}, or in a file (--help)"
                 ) from None
             value = redact(repr(first["input"]))
-            field = str(first["loc"][0]) if first["loc"] else ""
             meant = closest(str(first["input"]), cls.choices(field))
             raise UsageError(f"{name}: {first['msg']} (got {value}){meant}") from None
 
@@ -156,7 +157,7 @@ class RunSettings(Settings):
         description="Set scenes aside whose degraded result differs from the scene by more than "
         "this part of its root mean square.",
     )
-    seam_borders: Annotated[int, Field(ge=0, le=1000)] = Field(
+    seam_borders: Borders = Field(
         2,
         description="Borders between tiles of each scene, at most, that are computed again across "
         "and compared before it is published; 0: none.",

@@ -17,7 +17,7 @@ from model.extent import Extent
 from model.inference import Engine
 from model.projection import conserve as conserved
 from model.projection import reach
-from pipeline.arrays import VARIABLE
+from pipeline.arrays import VARIABLE, WrittenObject
 from pipeline.calibration import Calibration, network_input, read_window
 from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.enlarging import enlarge
@@ -142,7 +142,7 @@ def super_resolve(
         result[bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
     for band in np.flatnonzero(gaps.any(axis=(1, 2))):
-        result[band][repeat_pixels(gaps[band], scale)] = np.nan
+        result[band][_repeat(gaps[band], scale)] = np.nan
     return result
 
 
@@ -278,15 +278,11 @@ def write_tile(
 ) -> TileRecord:
     """Encode and write what a tile makes; the record is for the ledger."""
     started = time.perf_counter()
-    scale = context.grid.scale
-    window = context.grid.core(tile).scaled(scale)
-    encoded, valid = context.encoding.encode(content.values)
-    objects = output.write(VARIABLE, window, encoded)
-    objects += output.write(QUALITY, window, repeat_pixels(content.quality, scale))
-    if (at := content.positions) is not None:
-        finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
-        for name, degrees in zip(POSITIONS, finer, strict=True):
-            objects += output.write(name, window, degrees)
+    window = context.grid.core(tile).scaled(context.grid.scale)
+    arrays, valid = stored_arrays(context, content)
+    objects: tuple[WrittenObject, ...] = ()
+    for name, block in arrays.items():
+        objects += output.write(name, window, block)
     values = content.values
     for factor in context.overviews:
         values = halve(values)
@@ -299,6 +295,19 @@ def write_tile(
         objects=objects,
         seconds={name: round(span, 4) for name, span in spans.items()},
     )
+
+
+def stored_arrays(
+    context: SceneContext, content: TileOutput
+) -> tuple[dict[str, NDArray[Any]], ValueRange]:
+    """What a tile stores in the finest arrays, by name, and the range of its valid values."""
+    scale = context.grid.scale
+    encoded, valid = context.encoding.encode(content.values)
+    arrays = {VARIABLE: encoded, QUALITY: _repeat(content.quality, scale)}
+    if (at := content.positions) is not None:
+        finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
+        arrays |= zip(POSITIONS, finer, strict=True)
+    return arrays, valid
 
 
 def record_of(
@@ -319,6 +328,6 @@ def record_of(
     )
 
 
-def repeat_pixels(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+def _repeat(plane: NDArray[Any], scale: int) -> NDArray[Any]:
     """Every LR pixel of `(..., rows, cols)` as scale x scale equal ones."""
     return plane.repeat(scale, axis=-2).repeat(scale, axis=-1)

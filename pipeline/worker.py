@@ -6,11 +6,10 @@ import ctypes
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import xarray as xr
@@ -19,20 +18,18 @@ import zarr
 from model import Card, inference
 from model.checkpoint import unpack
 from pipeline.arrays import scene_template
-from pipeline.calibration import Calibration, calibrate
+from pipeline.calibration import Calibration
 from pipeline.changes import SOURCE_SEEN, check_as_planned
-from pipeline.encoding import ValueEncoding
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
 from pipeline.lease import is_holder
-from pipeline.masks import mask_pixels
 from pipeline.overviews import overview_factors
 from pipeline.plan import SceneJob
+from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
 from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
-from pipeline.spectral import in_model_bands
 from pipeline.storage import describe
 from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
@@ -94,18 +91,10 @@ class Worker:
         seen = check_as_planned(job)
         scene = _open(job, self._card)
         options = job.options
-        calibration: Calibration = self._compute.submit(
-            calibrate,
-            scene,
-            self._engine,
-            self._card,
-            policy=options.bands,
-            outside=options.outside,
-            tolerance=options.tolerance,
-            normalise=options.normalise,
-            pooling=options.attention,
+        calibration = self._compute.submit(
+            constants_of, scene, self._engine, self._card, options
         ).result()
-        encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
+        encoding = encoding_of(scene, calibration, options)
         levels = output_levels(scene, job.grid, calibration, encoding)
         template = scene_template(levels, options.layout, encoding.to_xarray())
         store = job.store()
@@ -162,16 +151,6 @@ class Worker:
         content = compute_tile(context, values)
         return content, started - asked, time.perf_counter() - started
 
-    @staticmethod
-    def _encoding(
-        job: SceneJob, source: Mapping[Any, Any], calibration: Calibration
-    ) -> ValueEncoding:
-        return ValueEncoding.of_scene(
-            source,
-            float32=job.options.dtype == "float32",
-            needs_fill=len(calibration.bands.valued) < job.bands,
-        )
-
     def _open(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
         """The scene's context, from the few kept open."""
         with self._lock:
@@ -189,7 +168,7 @@ class Worker:
             raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
         calibration = Calibration.from_bytes(data)
         scene = _open(job, self._card)
-        encoding = self._encoding(job, scene["reflectance"].encoding, calibration)
+        encoding = encoding_of(scene, calibration, job.options)
         engines = scene_engines(self._engine, calibration)
         overviews = overview_factors(job.grid)
         context = SceneContext(
@@ -214,9 +193,7 @@ def _writing(what: str) -> Iterator[None]:
 
 
 def _open(job: SceneJob, card: Card) -> xr.Dataset:
-    """The scene as the options want it read: pixels masked, bands resampled."""
-    scene = mask_pixels(open_scene(job.uri), job.options.mask)
-    return in_model_bands(scene, card, job.options.bands)
+    return read_as_asked(open_scene(job.uri), card, job.options)
 
 
 def _tune_process(threads: int) -> None:

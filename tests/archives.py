@@ -14,7 +14,7 @@ from pipeline import RunSettings
 from pipeline.calibration import Calibration
 from pipeline.integrity import scenes_to_verify
 from pipeline.job import run
-from pipeline.plan import Model, make_plan
+from pipeline.plan import Model, Plan, SceneJob, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport
@@ -77,22 +77,34 @@ def run_job(source: Path | str, output: Path | str, model: Path, **options: obje
     return run(settings)
 
 
-def publish(source: str, output: str, model: Path, **options: object) -> None:
-    """What a run does, in this process and without Ray."""
+def planned(
+    source: str, output: str, model: Path, **options: object
+) -> tuple[Worker, Model, RunSettings, Plan]:
+    """What a run would do, and a worker in this process that can do it."""
     given = {"source": source, "output": output, "model": str(model), "precision": "fp32"}
     settings = RunSettings(**{**given, "tile": 16, **options})  # type: ignore[arg-type]
     loaded = Model.of(*load_checkpoint(settings.model))
     worker = Worker(loaded.data, "cpu", 1, settings.precision)
-    plan = make_plan(settings, loaded)
+    return worker, loaded, settings, make_plan(settings, loaded)
+
+
+def write_tiles(worker: Worker, job: SceneJob) -> None:
+    """All of a scene, but for publishing it."""
+    worker.prepare(job)
+    for tile in job.grid:
+        worker.process(job, tile)
+
+
+def publish(source: str, output: str, model: Path, **options: object) -> None:
+    """What a run does, in this process and without Ray."""
+    worker, loaded, settings, plan = planned(source, output, model, **options)
     for scene in plan.scenes:
         if scene.status == "quarantined":
             facts = {"code": scene.code, "message": scene.note, "source": scene.uri}
             SceneStore(output, scene.scene_id).quarantine(facts)
     for scene in plan.work:
         assert scene.job is not None
-        worker.prepare(scene.job)
-        for tile in scene.job.grid:
-            worker.process(scene.job, tile)
+        write_tiles(worker, scene.job)
         store = scene.job.store()
         records, constants = store.ledger(), store.calibration()
         assert constants is not None

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from infra.local_s3 import LocalS3
 from infra.prefect_local import LocalPrefect
@@ -72,6 +73,15 @@ def _optional(variable: str, name: str, what: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {what}: ../shared/{name} is absent and {variable} names no folder")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

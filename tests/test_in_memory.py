@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 import zarr
 
 import pipeline
 from pipeline import RunSettings, SceneError, UsageError, in_memory, open_scene
-from tests.archives import counts, publish
+from tests.archives import SCALE_FACTOR, counts, publish
 from tests.scenes import wavelengths, write_geotiff, write_zarr
 
-SCALE_FACTOR = 1e-4
 BY_RUN_ALONE = {
     "fingerprint", "source", "source_version", "run_id", "run_started", "published", "tiles",
     "tiles_kept_from_earlier_runs", "device", "precision", "seams",
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the worker of `publish` has: sums in another order end in other last digits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# As the worker of `publish` has: sums in another order end in other last digits.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gappy(rows: int = 44, columns: int = 37, bands: int = 12) -> np.ndarray:

@@ -11,25 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
-from model import load_checkpoint
 from pipeline.actors import ActorPool, Failure, TileActor
 from pipeline.calibration import Calibration
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
 from pipeline.job import run
-from pipeline.plan import Model, SceneJob, make_plan
+from pipeline.plan import SceneJob
 from pipeline.ray_session import ray_session
 from pipeline.seams import SeamCertificate, borders_of, choose_borders
 from pipeline.settings import RunSettings
 from pipeline.store import CALIBRATION, SceneStore
 from pipeline.worker import Worker
-from tests.archives import counts, run_job
+from tests.archives import SCALE_FACTOR, counts, planned, run_job, write_tiles
 from tests.scenes import write_zarr
 
-SCALE_FACTOR = 1e-4
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +42,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def worked(source: Path, output: Path, model: Path, **options: Any) -> tuple[Worker, SceneJob]:
     """All tiles written, nothing published."""
-    given = {"source": str(source), "output": str(output), "model": str(model), "tile": 16}
-    settings = RunSettings(**{"precision": "fp32", **given, **options})
-    loaded = Model.of(*load_checkpoint(str(model)))
-    worker = Worker(loaded.data, "cpu", 1, settings.precision)
-    [scene] = make_plan(settings, loaded).work
+    worker, *_, plan = planned(str(source), str(output), model, **options)
+    [scene] = plan.work
     assert scene.job is not None
-    worker.prepare(scene.job)
-    for tile in scene.job.grid:
-        worker.process(scene.job, tile)
+    write_tiles(worker, scene.job)
     return worker, scene.job
 
 
@@ -220,11 +213,3 @@ def test_an_actor_that_dies_over_borders_is_replaced(
     assert (tmp_path / "died").exists()
     assert report.exit_status == 0, report.rows
     assert seams_of(tmp_path)["borders"] == 1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

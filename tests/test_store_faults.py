@@ -25,7 +25,7 @@ from pipeline.settings import RunSettings
 from pipeline.storage import check_reachable, open_filesystem, retry_seconds
 from pipeline.store import SceneStore
 from pipeline.worker import Worker
-from tests.archives import SCALE_FACTOR, counts, sr_archive, write_model
+from tests.archives import SCALE_FACTOR, counts, sr_archive, write_model, write_tiles
 from tests.fault_proxy import Fault, FaultProxy
 from tests.scenes import write_envi, write_geotiff, write_zarr
 
@@ -112,9 +112,7 @@ def super_resolve(source: str, output: str, model: Model) -> None:
     worker = Worker(model.data, "cpu", 1, "fp32")
     for scene in make_plan(settings(source, output, precision="fp32"), model).work:
         assert scene.job is not None
-        worker.prepare(scene.job)
-        for tile in scene.job.grid:
-            worker.process(scene.job, tile)
+        write_tiles(worker, scene.job)
         kept = scene.job.store()
         kept.publish({"made": "by a test"}, kept.ledger())
 

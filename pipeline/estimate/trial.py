@@ -30,7 +30,7 @@ from pipeline.plan import Model, SceneJob, ScenePlan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
 from pipeline.run_report import RunReport, SceneRow
-from pipeline.seams import SeamCertificate, borders_of
+from pipeline.seams import SeamCertificate
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe
@@ -216,7 +216,7 @@ class _Rehearsal:
             if not self._cut(job):
                 continue
             row = SceneRow.of(ScenePlan(job.scene_id, job.uri, "new", job), self._place)
-            uncertified = SeamCertificate(0, borders_of(job.grid))
+            uncertified = SeamCertificate.uncompared(job.grid)
             publish = partial(self._publisher.publish, job, row, uncertified)
             step = self._try(job.scene_id, publish)
             if step.items:

@@ -12,7 +12,7 @@ import xarray as xr
 from model import Card
 from model.degradation import Degradation
 from model.inference import Engine
-from pipeline.calibration import Calibration, calibrate, read_window
+from pipeline.calibration import Calibration, read_window
 from pipeline.enlarging import REACH, enlarge
 from pipeline.errors import SceneError
 from pipeline.evaluation.degraded import crop, degraded, replaced
@@ -24,10 +24,9 @@ from pipeline.evaluation.result import (
 )
 from pipeline.evaluation.scores import Scores
 from pipeline.grid import TileGrid, Window
-from pipeline.masks import mask_pixels
 from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.plan import OutputOptions
-from pipeline.spectral import in_model_bands
+from pipeline.preparation import constants_of, read_as_asked
 from pipeline.storage import redact
 from pipeline.tile import margin_of, scene_engines, super_resolve
 from pipeline.values import Values
@@ -86,8 +85,7 @@ class Trial:
         opened: Callable[[str], xr.Dataset],
     ) -> None:
         self.region, self.options, self.scale = region, options, degradation.scale
-        scene = mask_pixels(opened(region.uri), options.mask)
-        scene = in_model_bands(scene, contenders[0].card, options.bands)
+        scene = read_as_asked(opened(region.uri), contenders[0].card, options)
         self.high = crop(scene, region.window, self.scale)
         self.low = degraded(self.high, degradation)
         height, width = _size(self.low)
@@ -95,7 +93,10 @@ class Trial:
         if not self.blocks.sample:  # small enough to be held, and read often
             whole = self.blocks.windows[0]
             self.low = replaced(self.low, read_window(self.low, whole))
-        self.calibrations = {each.name: self._calibrate(each) for each in contenders}
+        self.calibrations = {
+            each.name: constants_of(self.low, each.engine, each.card, options)
+            for each in contenders
+        }
         self.engines = {
             each.name: scene_engines(each.engine, self.calibrations[each.name])
             for each in contenders
@@ -104,19 +105,6 @@ class Trial:
         self.bands = sorted(set.intersection(*used))
         if not self.bands:
             raise SceneError("band-mismatch", "the checkpoints have no band of the scene in common")
-
-    def _calibrate(self, contender: Contender) -> Calibration:
-        options = self.options
-        return calibrate(
-            self.low,
-            contender.engine,
-            contender.card,
-            policy=options.bands,
-            outside=options.outside,
-            tolerance=options.tolerance,
-            normalise=options.normalise,
-            pooling=options.attention,
-        )
 
     def truth(self, block: Window) -> Values:
         """The scored bands of the HR scene, NaN in gaps."""

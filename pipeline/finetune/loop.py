@@ -189,7 +189,8 @@ class Training:
 
     def _validate(self, validator: Validator) -> None:
         course, steps = self._course, self._trainer.steps
-        psnr, share = max((self._tried(validator, share), share) for share in _SHARES)
+        shares = _SHARES if steps else _SHARES[:1]  # before the first step all are the start
+        psnr, share = max((self._tried(validator, share), share) for share in shares)
         if course.best is None or psnr > course.best + _BETTER:
             course.best, course.since = psnr, 0
             self._move(share)

@@ -12,6 +12,7 @@ import shapely.geometry
 import xarray as xr
 from shapely.geometry.polygon import orient
 
+from pipeline.accessor import good_bands
 from pipeline.arrays import VARIABLE
 from pipeline.outline import footprint
 from pipeline.storage import without_secrets
@@ -89,13 +90,6 @@ def scene_facts(result: xr.Dataset, made: Mapping[str, Any], address: str) -> di
         "provenance": plain(record),
         "card": plain(_mapping(made.get("card"))),
     }
-
-
-def good_bands(result: xr.Dataset) -> Any:
-    """Which bands have values, as bool by band."""
-    if "good_band" in result.coords:
-        return np.asarray(result["good_band"].values, dtype=bool)
-    return np.ones(result.sizes["band"], dtype=bool)
 
 
 def _figures(sums: Mapping[str, Any]) -> dict[str, Any]:

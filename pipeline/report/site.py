@@ -10,11 +10,12 @@ from typing import Any
 
 import xarray as xr
 
+from pipeline.accessor import good_bands
 from pipeline.errors import SceneError, UsageError, one_line
 from pipeline.inventory import Entry, scenes_of
 from pipeline.report.aside import address_of, last_runs, set_aside
 from pipeline.report.extent import Limits, choose_extent
-from pipeline.report.facts import good_bands, scene_facts, scene_row
+from pipeline.report.facts import scene_facts, scene_row
 from pipeline.report.folder import ReportFolder, site_file
 from pipeline.report.origin import Origin, open_origin
 from pipeline.report.packing import pack_json, script

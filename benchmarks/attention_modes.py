@@ -42,7 +42,7 @@ from pipeline.calibration import Calibration, network_input
 from pipeline.grid import TileGrid, Window
 from pipeline.settings import Normalise
 from pipeline.spectral import BandWindow, band_windows
-from pipeline.tile import margin_of, scene_engines, super_resolve
+from pipeline.resolving import margin_of, scene_engines, super_resolve
 from pipeline.values import Values
 
 REMOTE = ("abu/*.mat", "jasper_ridge/*.mat", "pavia_centre/*.mat", "samson/*.npz")
@@ -165,7 +165,7 @@ def local_engines(net: SSPSR, case: Case, box: int) -> Engines:
 def untiled(case: Case, engines: Engines) -> Values:
     """The whole scene in one piece."""
     rows, columns = case.low.shape[1:]
-    return super_resolve(case.low, Window(0, rows, 0, columns), engines, case.calibration)
+    return super_resolve(case.low, Window(0, rows, 0, columns), engines, case.calibration).values
 
 
 def tiled(case: Case, engines: Engines, size: int) -> Values:
@@ -178,7 +178,7 @@ def tiled(case: Case, engines: Engines, size: int) -> Values:
         part = super_resolve(
             case.low[:, *window.slices], core.within(window), engines, case.calibration
         )
-        result[:, *core.scaled(grid.scale).slices] = part
+        result[:, *core.scaled(grid.scale).slices] = part.values
     return result
 
 

@@ -30,7 +30,7 @@ from pipeline.nodata import fill_gaps
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
 from pipeline.spectral.resampling import resample
-from pipeline.tile import scene_engines
+from pipeline.resolving import scene_engines
 from pipeline.values import Values
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")
@@ -62,7 +62,7 @@ def super_resolved(
     calibration = calibrate(scene, engine, card, policy=policy, normalise=normalise)
     whole = Window(0, scene.sizes["y"], 0, scene.sizes["x"])
     engines = scene_engines(engine, calibration)
-    return super_resolve_core(scene, whole, engines, calibration, conserve=False)
+    return super_resolve_core(scene, whole, engines, calibration)
 
 
 def compare(scene: xr.Dataset, engine: Engine, card: Card, policy: Bands) -> None:

@@ -30,7 +30,7 @@ from pipeline.nodata import fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
 from pipeline.settings import Normalise
 from pipeline.spectral import OVERLAP, BandPlan, BandWindow, band_windows
-from pipeline.tile import scene_engines, super_resolve
+from pipeline.resolving import scene_engines, super_resolve
 from pipeline.values import Values
 
 Axis = NDArray[np.float64]
@@ -74,7 +74,7 @@ def by_windows(
         whole,
         scene_engines(inference.compile(net, precision="fp32"), calibration),
         calibration,
-    )
+    ).values
 
 
 def methods(

@@ -30,7 +30,8 @@ from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.job import run
 from pipeline.ray_session import ray_session
-from pipeline.tile import SceneContext, read_tile, run_engine, scene_engines
+from pipeline.resolving import run_engine, scene_engines
+from pipeline.tile import SceneContext, read_tile
 
 
 def computation(engine: Engine, card: Card, scene_path: Path, tile: int) -> dict[str, float]:

@@ -104,6 +104,8 @@ def sr_archive(
     normalise: Normalise | None = None,
     mask: list[Mask] | None = None,
     conserve: bool | None = None,
+    ensemble: bool | None = None,
+    uncertainty: bool | None = None,
     max_inconsistency: Fraction | None = None,
     seam_borders: Borders | None = None,
     dtype: Literal["source", "float32"] | None = None,
@@ -145,6 +147,10 @@ def sr_archive(
         normalise: How values reach [0, 1]: as they are, by one factor, or one per band.
         mask: Quality flags of the source whose pixels are treated as nodata; 'none': none.
         conserve: Change results as little as makes them degrade to the scene again.
+        ensemble: The result is the mean over the 8 flips and turns of each tile; takes 8 times the
+            network's work.
+        uncertainty: Also publish by how much the results of the 8 flips and turns of each tile
+            differ, as the array reflectance_spread; takes 8 times the network's work.
         max_inconsistency: Set scenes aside whose degraded result differs from the scene by more
             than this part of its root mean square.
         seam_borders: Borders between tiles of each scene, at most, that are computed again across

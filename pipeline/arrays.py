@@ -35,7 +35,7 @@ ROOTS: dict[Layout, tuple[str, ...]] = {
 }
 _GROUP = re.compile(r"(overviews/(\d+/)?)?(zarr\.json|\.zgroup|\.zattrs|\.zmetadata)")
 _TILED = re.compile(
-    r"(overviews/\d+/)?(reflectance|quality|lat|lon)/(?!(.*/)?(zarr\.json|\.zarray|\.zattrs)$).+"
+    r"(overviews/\d+/)?(reflectance|reflectance_spread|quality|lat|lon)/(?!(.*/)?(zarr\.json|\.zarray|\.zattrs)$).+"
 )
 MAX_CHUNK = 128  # pixels along a chunk's side
 _PLAIN_BANDS = 16  # bands of a chunk in the plain layout

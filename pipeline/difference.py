@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import VARIABLE
 from pipeline.objects import array_of, decoded, open_objects
+from pipeline.spread import SPREAD
 
 # Part of a tile's largest value that rounding may change float values by. In fp32 another
 # processor adds in another order; bf16 keeps eight bits of what the network adds to the bicubic.
 _FLOAT_ROUNDING = {"fp32": 1e-5, "bf16": 2.0**-8}
+# The same of the spread: stored with eight bits, and a small difference of large values.
+_SPREAD_ROUNDING = {"fp32": 2.0**-6, "bf16": 2.0**-4}
 _DEGREES = 1e-9  # of positions: 0.1 mm
 
 
@@ -102,8 +105,9 @@ def _compare_array(
             pairs = zip(decoded(one, key), decoded(other, key), strict=True)
             for (band, first), (_, second) in pairs:
                 _add(found, one, band, first, second)
-    if _is_values(name):
-        share = _FLOAT_ROUNDING.get(precision, _FLOAT_ROUNDING["fp32"])
+    if _is_values(name) or name == SPREAD:
+        shares = _SPREAD_ROUNDING if name == SPREAD else _FLOAT_ROUNDING
+        share = shares.get(precision, shares["fp32"])
         # Half a step more: the differences are themselves rounded.
         found.rounding = 1.5 * found.step if found.step else share * found.largest
     elif one.dtype.kind == "f":

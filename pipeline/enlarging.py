@@ -1,9 +1,12 @@
-"""Plain bicubic enlargement of a part of a scene, equal to enlarging the whole scene."""
+"""Plain enlargement: bicubic, of a part as of the whole scene, and by repeated pixels."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.degradation import enlargement
 from pipeline.grid import Window
@@ -38,3 +41,8 @@ def _axis(start: int, stop: int, size: int, scale: int) -> tuple[slice, torch.Te
     first, last = max(0, start - REACH), min(size, stop + REACH)
     matrix = enlargement(last - first, scale)
     return slice(first, last), matrix[scale * (start - first) : scale * (stop - first)]
+
+
+def repeat_pixels(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Every LR pixel of `(..., rows, cols)` as scale x scale equal ones."""
+    return plane.repeat(scale, axis=-2).repeat(scale, axis=-1)

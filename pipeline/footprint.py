@@ -8,6 +8,7 @@ from model.memory import body_bytes, tile_bytes
 from model.projection import reach
 from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
 from pipeline.nodata import FILL_DEPTH
+from pipeline.refinement import Refinement
 
 IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
 _PROCESS = 570 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
@@ -21,8 +22,7 @@ def worker_bytes(
     tile: int,
     bands: int,
     halo: int,
-    *,
-    conserve: bool = False,
+    refinement: Refinement = Refinement(),
 ) -> int:
     """Upper bound of one worker's resident memory.
 
@@ -36,14 +36,17 @@ def worker_bytes(
         tile: LR pixels along a tile's side.
         bands: of the scene with the most.
         halo: of the network.
-        conserve: results are made consistent, which takes the network's work on a larger core.
+        refinement: conserving takes the network's work on a larger core, turning it more results.
     """
-    grown = tile + (2 * reach(bicubic(config.scale)) if conserve else 0)
+    grown = tile + (2 * reach(bicubic(config.scale)) if refinement.conserve else 0)
     low = (grown + 2 * (halo + FILL_DEPTH)) ** 2
     high = (config.scale * tile) ** 2
-    flight = IN_FLIGHT * bands * (2 * low + 3 * high) * 4
+    written = 5 if refinement.uncertainty else 3  # the spread too, as it is and rounded
+    flight = IN_FLIGHT * bands * (2 * low + written * high) * 4
     network = tile_bytes(config, grown, grown, _ELEMENT)
-    if conserve:  # the larger result, and once more of the bands in use
+    if refinement.conserve:  # the larger result, and once more of the bands in use
         network += 2 * bands * (config.scale * grown) ** 2 * 4
+    if refinement.turned:  # the first result, two sums, a difference
+        network += 4 * bands * (config.scale * grown) ** 2 * 4
     sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
     return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + network)

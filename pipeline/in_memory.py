@@ -28,6 +28,7 @@ from pipeline.product import output_levels
 from pipeline.provenance import making
 from pipeline.quality import scene_figures
 from pipeline.registry import usable_model
+from pipeline.resolving import scene_engines
 from pipeline.settings import (
     Attention,
     Bands,
@@ -37,6 +38,7 @@ from pipeline.settings import (
     Precision,
     RunSettings,
 )
+from pipeline.spread import SPREAD
 from pipeline.store import TileRecord
 from pipeline.swath import POSITIONS
 from pipeline.tile import (
@@ -44,7 +46,6 @@ from pipeline.tile import (
     compute_tile,
     read_tile,
     record_of,
-    scene_engines,
     stored_arrays,
 )
 
@@ -68,6 +69,8 @@ def super_resolve(
     normalise: Normalise = "auto",
     mask: Mask | Sequence[Mask] = ("defective",),
     conserve: bool = False,
+    ensemble: bool = False,
+    uncertainty: bool = False,
     dtype: Literal["source", "float32"] = "source",
     device: str | torch.device | None = None,
 ) -> xr.Dataset:
@@ -87,13 +90,14 @@ def super_resolve(
             where it lies.
         model: name of a shipped checkpoint, path or URL of one, or `registry:FOLDER`.
         tile: LR pixels along a side of what the network sees at once; smaller takes less memory.
-        precision, attention, bands, outside, tolerance, normalise, mask, conserve, dtype: as the
-            options of `sr-archive run`.
+        precision, attention, bands, outside, tolerance, normalise, mask, conserve, ensemble,
+            uncertainty, dtype: as the options of `sr-archive run`.
         device: where the network runs; None: a GPU if there is one.
 
     Returns:
-        `reflectance` (band, scale * y, scale * x) and `quality` (y, x), with coordinates on the
-        finer grid and a record of how they were made in the attribute `sr_archive`.
+        `reflectance` (band, scale * y, scale * x) and `quality` (y, x), with `uncertainty`
+        also `reflectance_spread`, with coordinates on the finer grid and a record of how they were
+        made in the attribute `sr_archive`.
 
     Raises:
         UsageError: an option or the model cannot be used, or the Dataset is no scene.
@@ -119,7 +123,7 @@ def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> No
     if options.bands == "resample":
         bands = config.bands
     needed = _BYTES * bands * rows * columns * config.scale**2 + worker_bytes(
-        config, len(model.data) // 4, options.tile, bands, model.halo, conserve=options.conserve
+        config, len(model.data) // 4, options.tile, bands, model.halo, options.refinement
     )
     if needed > (there := _available_memory()):
         raise ValueError(
@@ -162,19 +166,21 @@ def _context(
     encoding = encoding_of(scene, calibration, options)
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], options.tile, card.architecture.scale)
     engines = scene_engines(engine, calibration)
-    return SceneContext(scene, grid, calibration, encoding, engines, conserve=options.conserve)
+    return SceneContext(scene, grid, calibration, encoding, engines, refinement=options.refinement)
 
 
 def _result(context: SceneContext, model: Model, options: OutputOptions) -> xr.Dataset:
     """All tiles, one after the other, in the Dataset that the job would have written."""
-    levels = output_levels(context.scene, context.grid, context.calibration, context.encoding)
+    levels = output_levels(
+        context.scene, context.grid, context.calibration, context.encoding, context.refinement
+    )
     template = levels[""].dataset
     arrays = {
         name: np.empty(
             variable.shape, context.encoding.dtype if name == VARIABLE else variable.dtype
         )
         for name, variable in template.variables.items()
-        if name in (VARIABLE, QUALITY, *POSITIONS) and variable.chunks is not None
+        if name in (VARIABLE, QUALITY, SPREAD, *POSITIONS) and variable.chunks is not None
     }
     records: dict[str, TileRecord] = {}
     for tile in context.grid:

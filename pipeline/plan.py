@@ -22,6 +22,7 @@ from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary, failure
+from pipeline.refinement import Refinement
 from pipeline.settings import (
     Attention,
     Bands,
@@ -56,12 +57,18 @@ class OutputOptions:
     layout: Layout
     outside: Outside = "fill"
     tolerance: float | None = None
+    ensemble: bool = False
+    uncertainty: bool = False
 
     @classmethod
     def of(cls, settings: RunSettings) -> OutputOptions:
         given = {name: getattr(settings, name) for name in cls.__dataclass_fields__}
         mask = tuple(sorted(set(settings.mask) - {"none"}))
         return cls(**given | {"mask": mask})
+
+    @property
+    def refinement(self) -> Refinement:
+        return Refinement(self.conserve, self.ensemble, self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -353,5 +360,5 @@ def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
     parameters = len(model.data) // 4
     options = jobs[0].options
     return worker_bytes(
-        config, parameters, options.tile, bands, model.halo, conserve=options.conserve
+        config, parameters, options.tile, bands, model.halo, options.refinement
     )

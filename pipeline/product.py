@@ -15,21 +15,27 @@ from pipeline.geozarr import multiscales_attributes, spatial_attributes
 from pipeline.grid import TileGrid, geobox_of, scaled_coordinates
 from pipeline.masks import QUALITY, quality_attributes
 from pipeline.overviews import overview_factors, overview_name
+from pipeline.refinement import Refinement
 from pipeline.spectral import BandPlan, Role
+from pipeline.spread import SPREAD, spread_attributes
 from pipeline.swath import POSITIONS, is_swath
 
 _CARRIED = ("sensor", "datetime", "reader_notes")
 
 
 def output_levels(
-    scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
+    scene: xr.Dataset,
+    grid: TileGrid,
+    calibration: Calibration,
+    encoding: ValueEncoding,
+    refinement: Refinement,
 ) -> dict[str, Level]:
     """The output's groups by path, with lazy variables of no content yet.
 
     `good_band` is False where the source says so and where the output holds no value. Where some
     bands are not the network's work, `band_role` tells which.
     """
-    root = _root(scene, grid, calibration, encoding)
+    root = _root(scene, grid, calibration, encoding, refinement)
     levels = {"": Level(_finished(root), grid.shard)}
     for factor in overview_factors(grid):
         coordinates = scaled_coordinates(scene, grid.scale, factor)
@@ -39,7 +45,11 @@ def output_levels(
 
 
 def _root(
-    scene: xr.Dataset, grid: TileGrid, calibration: Calibration, encoding: ValueEncoding
+    scene: xr.Dataset,
+    grid: TileGrid,
+    calibration: Calibration,
+    encoding: ValueEncoding,
+    refinement: Refinement,
 ) -> xr.Dataset:
     good = np.zeros(scene.sizes["band"], dtype=bool)
     good[list(calibration.bands.valued)] = True
@@ -54,23 +64,28 @@ def _root(
         }
     if calibration.bands.upsampled:
         coordinates["band_role"] = _band_roles(calibration.bands, len(good))
-    # xarray encodes on writing; the values here are never computed.
-    dtype = (
-        "float32" if encoding.dtype == "float32" or encoding.fill is not None else encoding.dtype
-    )
-    values = _empty((scene.sizes["band"], *grid.output_size), dtype)
-    quality = xr.Variable(("y", "x"), _empty(grid.output_size, "uint16"), quality_attributes())
-    variables = {
-        VARIABLE: xr.Variable(("band", "y", "x"), values, _variable_attributes(scene)),
-        QUALITY: quality,
-    }
     attributes = {"Conventions": "CF-1.11", "title": "super-resolved hyperspectral scene"}
     attributes |= {name: scene.attrs[name] for name in _CARRIED if name in scene.attrs}
     box = geobox_of(scene)
     fine = None if box is None else box.zoom_out(1 / grid.scale)
     factors, crs = overview_factors(grid), _crs_of(scene)
     attributes |= multiscales_attributes(factors, grid.output_size, fine, crs)
-    variables[VARIABLE].attrs |= spatial_attributes(fine, crs)
+    # GDAL's Zarr driver looks for _CRS, not at the grid mapping.
+    placed = ({} if crs is None else {"_CRS": {"wkt": crs}}) | spatial_attributes(fine, crs)
+    # xarray encodes on writing; the values here are never computed.
+    decoded = encoding.dtype == "float32" or encoding.fill is not None
+    arrays: dict[str, tuple[str, dict[str, Any]]] = {
+        VARIABLE: ("float32" if decoded else encoding.dtype, _variable_attributes(scene))
+    }
+    if refinement.uncertainty:
+        arrays[SPREAD] = "float32", spread_attributes(scene[VARIABLE].attrs.get("units"))
+    shape = (scene.sizes["band"], *grid.output_size)
+    variables = {
+        name: xr.Variable(("band", "y", "x"), _empty(shape, dtype), own | placed)
+        for name, (dtype, own) in arrays.items()
+    }
+    quality = _empty(grid.output_size, "uint16")
+    variables[QUALITY] = xr.Variable(("y", "x"), quality, quality_attributes())
     return xr.Dataset(variables, coordinates, attributes)
 
 
@@ -121,11 +136,6 @@ def _band_roles(plan: BandPlan, bands: int) -> xr.Variable:
 
 def _variable_attributes(scene: xr.Dataset) -> dict[str, Any]:
     source = scene[VARIABLE].attrs
-    attributes = {
+    return {
         name: source[name] for name in ("long_name", "units", "standard_name") if name in source
     }
-    reference = scene.coords.get("spatial_ref")
-    if reference is not None and "crs_wkt" in reference.attrs:
-        # GDAL's Zarr driver looks here, not at the grid mapping.
-        attributes["_CRS"] = {"wkt": reference.attrs["crs_wkt"]}
-    return attributes

@@ -38,6 +38,8 @@ _BEFORE: dict[str, Any] = {
     "conserve": False,
     "outside": "fill",
     "tolerance": None,
+    "ensemble": False,
+    "uncertainty": False,
 }
 _TILE = re.compile(r"\d{1,9}\.\d{1,9}")
 _STATED = ("multihash:", "updated:")  # versions that a STAC item states, not a store

@@ -19,7 +19,8 @@ from pipeline.errors import SceneError
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.settings import Attention
 from pipeline.store import OutputScene
-from pipeline.tile import SceneContext, read_around, super_resolve
+from pipeline.resolving import super_resolve
+from pipeline.tile import SceneContext, read_around
 
 _HALF = 4  # LR pixels of a strip at each side of the border
 _LENGTH = 16  # LR pixels along it
@@ -177,7 +178,7 @@ def _differences(
     """Values compared; the largest difference in the network's range, and in physical units."""
     encoding, calibration = context.encoding, context.calibration
     values, core = read_around(context, border.strip)
-    made = super_resolve(values, core, context.engines, calibration, conserve=context.conserve)
+    made = super_resolve(values, core, context.engines, calibration, context.refinement).values
     stored = output.read(VARIABLE, border.strip.scaled(context.grid.scale))
     ours, theirs = encoding.decode(encoding.encode(made)[0]), encoding.decode(stored)
     gaps = np.isnan(ours)

@@ -152,6 +152,16 @@ class RunSettings(Settings):
     conserve: bool = Field(
         False, description="Change results as little as makes them degrade to the scene again."
     )
+    ensemble: bool = Field(
+        False,
+        description="The result is the mean over the 8 flips and turns of each tile; takes 8 times "
+        "the network's work.",
+    )
+    uncertainty: bool = Field(
+        False,
+        description="Also publish by how much the results of the 8 flips and turns of each tile "
+        "differ, as the array reflectance_spread; takes 8 times the network's work.",
+    )
     max_inconsistency: Fraction | None = Field(
         None,
         description="Set scenes aside whose degraded result differs from the scene by more than "

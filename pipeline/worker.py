@@ -28,6 +28,7 @@ from pipeline.plan import SceneJob
 from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
+from pipeline.resolving import scene_engines
 from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
 from pipeline.storage import describe
@@ -38,7 +39,6 @@ from pipeline.tile import (
     TileOutput,
     compute_tile,
     read_tile,
-    scene_engines,
     write_tile,
 )
 
@@ -95,7 +95,7 @@ class Worker:
             constants_of, scene, self._engine, self._card, options
         ).result()
         encoding = encoding_of(scene, calibration, options)
-        levels = output_levels(scene, job.grid, calibration, encoding)
+        levels = output_levels(scene, job.grid, calibration, encoding, options.refinement)
         template = scene_template(levels, options.layout, encoding.to_xarray())
         store = job.store()
         if not is_holder(job.output, job.scene_id, job.holder):
@@ -178,7 +178,7 @@ class Worker:
             encoding,
             engines,
             overviews,
-            conserve=job.options.conserve,
+            job.options.refinement,
         )
         return context, OutputScene(store)
 

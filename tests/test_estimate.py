@@ -26,7 +26,7 @@ from pipeline.ray_session import ray_session
 from pipeline.settings import RunSettings
 from pipeline.storage import open_filesystem
 from pipeline.store import STATE
-from pipeline.tile import margin_around
+from pipeline.resolving import margin_around
 from pipeline.traffic import KINDS, Traffic, kind_of
 from tests.archives import counts, forget_connections, run_job
 from tests.fault_proxy import FaultProxy

@@ -45,6 +45,8 @@ def published(source: str, folder: Path, model: Path, **options: object) -> xr.D
         (12, {}),  # windows of the spectrum
         (9, {"conserve": True}),  # the model's own bands
         (12, {"attention": "global", "dtype": "float32", "normalise": "bands"}),
+        (12, {"uncertainty": True}),
+        (9, {"conserve": True, "ensemble": True, "uncertainty": True}),
     ],
 )
 def test_the_numbers_are_those_of_a_run(

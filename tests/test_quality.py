@@ -13,12 +13,15 @@ from pipeline.calibration import Calibration, calibrate
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.quality import TileQuality, relative_error, scene_figures, total
+from pipeline.refinement import Refinement
+from pipeline.resolving import scene_engines
 from pipeline.store import TileRecord
-from pipeline.tile import SceneContext, compute_tile, read_tile, scene_engines
+from pipeline.tile import SceneContext, compute_tile, read_tile
 from tests.test_model import make_card, make_net
 from tests.test_tile import compiled, make_scene, smooth, tiled, untiled
 
 ROWS, COLUMNS = 45, 38
+CONSERVE = Refinement(conserve=True)
 
 
 def holed(seed: int = 0) -> np.ndarray:
@@ -42,7 +45,7 @@ def records_of(
         calibration,
         ValueEncoding("float32", fill=float("nan")),
         scene_engines(engine, calibration),
-        conserve=conserve,
+        refinement=Refinement(conserve=conserve),
     )
     records = {
         each.key: TileRecord(
@@ -94,10 +97,10 @@ def test_conserved_tiles_meet_and_degrade_to_the_scene(tile: int) -> None:
     values = smooth(9, ROWS, COLUMNS)
     scene = make_scene(values)
     calibration = calibrate(scene, compiled(net), make_card(net))
-    result = tiled(scene, calibration, net, tile, conserve=True)
+    result = tiled(scene, calibration, net, tile, CONSERVE)
     low = degradation.downsample(torch.from_numpy(result), 4).numpy()
     assert np.abs(low - values).max() < 2e-6
-    assert np.abs(result - tiled(scene, calibration, net, 64, conserve=True)).max() < 2e-6
+    assert np.abs(result - tiled(scene, calibration, net, 64, CONSERVE)).max() < 2e-6
     plain = tiled(scene, calibration, net, tile)
     assert np.abs(result - plain).max() > 1e-4
     records, calibration = records_of(values, tile, conserve=True)
@@ -109,7 +112,7 @@ def test_gaps_stay_gaps_when_conserved() -> None:
     values = holed()
     scene = make_scene(values)
     calibration = calibrate(scene, compiled(net), make_card(net))
-    result = tiled(scene, calibration, net, 16, conserve=True)
+    result = tiled(scene, calibration, net, 16, CONSERVE)
     expected = np.isnan(values).repeat(4, axis=1).repeat(4, axis=2)
     assert np.array_equal(np.isnan(result), expected)
     assert np.nanmax(np.abs(result)) < 3

@@ -18,13 +18,9 @@ from pipeline.calibration import (
 from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
-from pipeline.tile import (
-    SceneContext,
-    compute_tile,
-    read_tile,
-    scene_engines,
-    super_resolve,
-)
+from pipeline.refinement import Refinement
+from pipeline.resolving import scene_engines, super_resolve
+from pipeline.tile import SceneContext, compute_tile, read_tile
 from tests.test_model import make_card, make_net
 
 
@@ -52,7 +48,11 @@ def compiled(net: SSPSR) -> inference.Engine:
 
 
 def tiled(
-    scene: xr.Dataset, calibration: Calibration, net: SSPSR, tile: int, *, conserve: bool = False
+    scene: xr.Dataset,
+    calibration: Calibration,
+    net: SSPSR,
+    tile: int,
+    refinement: Refinement = Refinement(),
 ) -> np.ndarray:
     """The scene put together from its tiles, each read with its halo alone."""
     engine = compiled(net)
@@ -60,7 +60,7 @@ def tiled(
     grid = TileGrid(scene.sizes["y"], scene.sizes["x"], tile, scale)
     encoding = ValueEncoding("float32", fill=float("nan"))
     engines = scene_engines(engine, calibration)
-    context = SceneContext(scene, grid, calibration, encoding, engines, conserve=conserve)
+    context = SceneContext(scene, grid, calibration, encoding, engines, refinement=refinement)
     result = np.empty((scene.sizes["band"], *grid.output_size), np.float32)
     for each in grid:
         rows, columns = grid.core(each).scaled(scale).slices
@@ -72,7 +72,7 @@ def untiled(scene: xr.Dataset, calibration: Calibration, net: SSPSR) -> np.ndarr
     values = scene["reflectance"].values
     whole = Window(0, values.shape[1], 0, values.shape[2])
     engines = scene_engines(compiled(net), calibration)
-    return super_resolve(values, whole, engines, calibration)
+    return super_resolve(values, whole, engines, calibration).values
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from pipeline.grid import TileGrid, Window
 from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.plan import OutputOptions
 from pipeline.preparation import constants_of, read_as_asked
+from pipeline.refinement import Refinement
+from pipeline.resolving import margin_of, scene_engines, super_resolve
 from pipeline.storage import redact
-from pipeline.tile import margin_of, scene_engines, super_resolve
 from pipeline.values import Values
 
 PEAK_PERCENTILE = 99.9
@@ -49,13 +50,12 @@ def super_resolve_core(
     core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
-    *,
-    conserve: bool,
+    refinement: Refinement = Refinement(),
 ) -> Values:
     """A part of an LR scene `(bands, scale*rows, scale*cols)`, as a tile of the archive job."""
-    window = core.grown(margin_of(engines[0], conserve=conserve), _size(low))
+    window = core.grown(margin_of(engines[0], conserve=refinement.conserve), _size(low))
     values = read_window(low, window)
-    return super_resolve(values, core.within(window), engines, calibration, conserve=conserve)
+    return super_resolve(values, core.within(window), engines, calibration, refinement).values
 
 
 def _size(scene: xr.Dataset) -> tuple[int, int]:
@@ -133,7 +133,7 @@ class Trial:
             core,
             self.engines[method],
             self.calibrations[method],
-            conserve=self.options.conserve,
+            replace(self.options.refinement, uncertainty=False),
         )[self.bands]
 
     def _bicubic(self, core: Window) -> Values:

@@ -14,6 +14,7 @@ from pipeline.errors import SceneError
 from pipeline.grid import geobox_of
 from pipeline.masks import QUALITY
 from pipeline.readers.boundary import boundary, failure
+from pipeline.spread import SPREAD
 from pipeline.store import SceneStore
 
 _FIGURES = ("rmse", "relative_rmse", "sam_degrees")
@@ -41,7 +42,7 @@ class PublishedScene:
         geometry: GeoJSON in WGS 84, or None.
         bbox: west, south, east, north in degrees; west > east across the antimeridian.
         quality: measured figures of the scene by name.
-        flags: whether the store holds the array `quality`.
+        flags, spread: whether the store holds the arrays `quality` and `reflectance_spread`.
         quicklook: whether `stac/quicklooks/<scene_id>.png` is there.
         zarr_format: 2 or 3.
     """
@@ -63,6 +64,7 @@ class PublishedScene:
     bbox: Sequence[float] | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
     flags: bool = False
+    spread: bool = False
     quicklook: bool = False
     zarr_format: int = 3
 
@@ -139,6 +141,7 @@ def _of_dataset(dataset: xr.Dataset) -> dict[str, Any]:
         "crs_wkt": crs if isinstance(crs, str) and crs else None,
         "transform": None if box is None else tuple(float(value) for value in box.affine[:6]),
         "flags": QUALITY in dataset,
+        "spread": SPREAD in dataset,
     }
 
 

@@ -19,6 +19,7 @@ import shapely.geometry
 from pipeline.errors import SceneError
 from pipeline.masks import QUALITY
 from pipeline.readers.boundary import boundary
+from pipeline.spread import SPREAD
 from pipeline.stac.facts import PublishedScene
 from pipeline.storage import redact
 
@@ -66,6 +67,8 @@ def scene_item(scene: PublishedScene, collection: str = COLLECTION) -> Item:
         assets = {"data": _data_asset(scene)}
         if scene.flags:
             assets["quality"] = _flags_asset(scene)
+        if scene.spread:
+            assets["spread"] = _spread_asset(scene)
         if scene.quicklook:
             assets["thumbnail"] = {
                 "href": f"../quicklooks/{scene.scene_id}.png",
@@ -229,13 +232,31 @@ def _nodata(scene: PublishedScene) -> float | int | str:
 
 def _flags_asset(scene: PublishedScene) -> dict[str, Any]:
     return {
-        "href": f"{_UP}/{scene.scene_id}.zarr/{QUALITY}",
-        "type": ZARR_TYPE,
+        **_array_asset(scene, QUALITY),
         "title": "What each pixel rests on",
         "roles": ["metadata", "data-mask"],
+        "data_type": "uint16",
+    }
+
+
+def _spread_asset(scene: PublishedScene) -> dict[str, Any]:
+    unit = {"unit": scene.units} if scene.units else {}
+    return {
+        **_array_asset(scene, SPREAD),
+        "title": "How far the results for all flips and turns of the scene spread",
+        "roles": ["metadata", "uncertainty"],
+        "data_type": "float32",
+        "nodata": "nan",
+        **unit,
+    }
+
+
+def _array_asset(scene: PublishedScene, name: str) -> dict[str, Any]:
+    return {
+        "href": f"{_UP}/{scene.scene_id}.zarr/{name}",
+        "type": ZARR_TYPE,
         "zarr:zarr_format": scene.zarr_format,
         "zarr:node_type": "array",
-        "data_type": "uint16",
     }
 
 

@@ -40,9 +40,9 @@ from model.sspsr import SpatialSpectralBlock
 from pipeline import open_scene
 from pipeline.calibration import Calibration, network_input
 from pipeline.grid import TileGrid, Window
+from pipeline.resolving import margin_of, scene_engines, super_resolve
 from pipeline.settings import Normalise
 from pipeline.spectral import BandWindow, band_windows
-from pipeline.resolving import margin_of, scene_engines, super_resolve
 from pipeline.values import Values
 
 REMOTE = ("abu/*.mat", "jasper_ridge/*.mat", "pavia_centre/*.mat", "samson/*.npz")
@@ -303,10 +303,14 @@ def mosaic(cubes: Sequence[Values], across: int) -> Values:
 
 
 class Cases:
-    """The scenes, by family."""
+    """The scenes, by family.
 
-    def __init__(self, folder: Path, card: Card) -> None:
-        self.folder, self.card = folder, card
+    Args:
+        remote: globs of the scenes from above.
+    """
+
+    def __init__(self, folder: Path, card: Card, remote: Sequence[str] = REMOTE) -> None:
+        self.folder, self.card, self._globs = folder, card, remote
         self.bands, self.scale = card.architecture.bands, card.architecture.scale
 
     def usual(self, engine: Engine) -> AttentionStatistics:
@@ -371,7 +375,7 @@ class Cases:
 
     def _scenes(self) -> Iterator[tuple[str, Values, tuple[BandWindow, ...]]]:
         """Name, good bands and band windows of every remote-sensing scene that is large enough."""
-        for path in (path for glob in REMOTE for path in sorted(self.folder.glob(glob))):
+        for path in (path for glob in self._globs for path in sorted(self.folder.glob(glob))):
             scene = open_scene(str(path))
             values, wavelengths = truth(scene, self.scale)
             if min(values.shape[1:]) >= SMALLEST:

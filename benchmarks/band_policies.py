@@ -27,10 +27,10 @@ from pipeline.evaluation.degraded import replaced
 from pipeline.evaluation.trial import super_resolve_core
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
+from pipeline.resolving import scene_engines
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
 from pipeline.spectral.resampling import resample
-from pipeline.resolving import scene_engines
 from pipeline.values import Values
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")

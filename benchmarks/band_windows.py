@@ -28,9 +28,9 @@ from pipeline.calibration import Calibration, read_window
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
+from pipeline.resolving import scene_engines, super_resolve
 from pipeline.settings import Normalise
 from pipeline.spectral import OVERLAP, BandPlan, BandWindow, band_windows
-from pipeline.resolving import scene_engines, super_resolve
 from pipeline.values import Values
 
 Axis = NDArray[np.float64]

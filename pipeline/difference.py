@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import VARIABLE
 from pipeline.objects import array_of, decoded, open_objects
-from pipeline.spread import SPREAD
+from pipeline.spread import BITS, SPREAD
 
 # Part of a tile's largest value that rounding may change float values by. In fp32 another
 # processor adds in another order; bf16 keeps eight bits of what the network adds to the bicubic.
 _FLOAT_ROUNDING = {"fp32": 1e-5, "bf16": 2.0**-8}
-# The same of the spread: stored with eight bits, and a small difference of large values.
-_SPREAD_ROUNDING = {"fp32": 2.0**-6, "bf16": 2.0**-4}
+# The same of the spread: one step of what is stored, and two, since it is a small difference of
+# large values.
+_SPREAD_ROUNDING = {"fp32": 2.0 ** (1 - BITS), "bf16": 2.0 ** (2 - BITS)}
 _DEGREES = 1e-9  # of positions: 0.1 mm
 
 

@@ -8,7 +8,7 @@ from model.memory import body_bytes, tile_bytes
 from model.projection import reach
 from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
 from pipeline.nodata import FILL_DEPTH
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 
 IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
 _PROCESS = 570 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
@@ -22,7 +22,7 @@ def worker_bytes(
     tile: int,
     bands: int,
     halo: int,
-    refinement: Refinement = Refinement(),
+    refinement: Refinement = ONE_PASS,
 ) -> int:
     """Upper bound of one worker's resident memory.
 

@@ -359,6 +359,4 @@ def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
     config = model.card.architecture.config()
     parameters = len(model.data) // 4
     options = jobs[0].options
-    return worker_bytes(
-        config, parameters, options.tile, bands, model.halo, options.refinement
-    )
+    return worker_bytes(config, parameters, options.tile, bands, model.halo, options.refinement)

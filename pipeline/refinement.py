@@ -23,3 +23,6 @@ class Refinement:
     def turned(self) -> bool:
         """Whether the network sees each tile in all turns."""
         return self.ensemble or self.uncertainty
+
+
+ONE_PASS = Refinement()

@@ -22,7 +22,7 @@ from pipeline.calibration import Calibration, network_input
 from pipeline.enlarging import enlarge, repeat_pixels
 from pipeline.grid import Window
 from pipeline.nodata import FILL_DEPTH, fill_gaps
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.turns import TURNS, Moments, Turn
 from pipeline.values import Values
 
@@ -64,7 +64,7 @@ def super_resolve(
     core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
-    refinement: Refinement = Refinement(),
+    refinement: Refinement = ONE_PASS,
 ) -> Resolved:
     """Super-resolve one window.
 

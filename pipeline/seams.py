@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.arrays import VARIABLE
 from pipeline.errors import SceneError
 from pipeline.grid import Tile, TileGrid, Window
+from pipeline.resolving import super_resolve
 from pipeline.settings import Attention
 from pipeline.store import OutputScene
-from pipeline.resolving import super_resolve
 from pipeline.tile import SceneContext, read_around
 
 _HALF = 4  # LR pixels of a strip at each side of the border

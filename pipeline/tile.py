@@ -21,7 +21,7 @@ from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import fill_gaps
 from pipeline.overviews import coarser, halve, overview_name
 from pipeline.quality import TileQuality, measure_tile
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import core_extents, margin_of, super_resolve
 from pipeline.spread import SPREAD, encode_spread
 from pipeline.store import OutputScene, TileRecord
@@ -45,7 +45,7 @@ class SceneContext:
     encoding: ValueEncoding
     engines: tuple[Engine, ...]
     overviews: tuple[int, ...] = ()
-    refinement: Refinement = Refinement()
+    refinement: Refinement = ONE_PASS
 
     @property
     def margin(self) -> int:
@@ -105,9 +105,7 @@ def read_around(context: SceneContext, core: Window) -> tuple[Values, Window]:
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
     """The core of a read tile, super-resolved, and what can be said of it."""
     calibration, engine = context.calibration, context.engines[0]
-    made = super_resolve(
-        tile.values, tile.core, context.engines, calibration, context.refinement
-    )
+    made = super_resolve(tile.values, tile.core, context.engines, calibration, context.refinement)
     bands = calibration.bands.valued
     quality = pixel_quality(tile.values, bands, tile.core, engine.halo, tile.flags)
     consistency = _consistency(context, tile, made.values)

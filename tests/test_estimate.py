@@ -23,10 +23,10 @@ from pipeline.grid import Tile, TileGrid
 from pipeline.job import load_model
 from pipeline.plan import ScenePlan, make_plan
 from pipeline.ray_session import ray_session
+from pipeline.resolving import margin_around
 from pipeline.settings import RunSettings
 from pipeline.storage import open_filesystem
 from pipeline.store import STATE
-from pipeline.resolving import margin_around
 from pipeline.traffic import KINDS, Traffic, kind_of
 from tests.archives import counts, forget_connections, run_job
 from tests.fault_proxy import FaultProxy

@@ -94,7 +94,9 @@ def _wkt() -> str:
 
 
 def test_items_are_valid(tmp_path: Path) -> None:
-    for scene in (facts(), bare(), facts("c", crs_wkt=None, transform=None, geometry=None)):
+    spread = facts("d", spread=True, units="W m-2")
+    nowhere = facts("c", crs_wkt=None, transform=None, geometry=None)
+    for scene in (facts(), bare(), nowhere, spread):
         item = scene_item(scene)
         validate(item)
         assert pystac.Item.from_dict(copy.deepcopy(item)).id == scene.scene_id

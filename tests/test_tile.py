@@ -18,7 +18,7 @@ from pipeline.calibration import (
 from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import scene_engines, super_resolve
 from pipeline.tile import SceneContext, compute_tile, read_tile
 from tests.test_model import make_card, make_net
@@ -52,7 +52,7 @@ def tiled(
     calibration: Calibration,
     net: SSPSR,
     tile: int,
-    refinement: Refinement = Refinement(),
+    refinement: Refinement = ONE_PASS,
 ) -> np.ndarray:
     """The scene put together from its tiles, each read with its halo alone."""
     engine = compiled(net)

@@ -11,7 +11,7 @@ from model import SSPSR, attention, inference
 from pipeline.calibration import Calibration, calibrate
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid, Window
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import Resolved, scene_engines, super_resolve
 from pipeline.spread import encode_spread
 from pipeline.tile import SceneContext, compute_tile, read_tile
@@ -22,9 +22,13 @@ from tests.test_tile import compiled, make_scene, smooth
 BOTH = Refinement(ensemble=True, uncertainty=True)
 
 
-def whole(values: NDArray[np.float32], calibration: Calibration, net: SSPSR, which: Refinement) -> Resolved:
+def whole(
+    values: NDArray[np.float32], calibration: Calibration, net: SSPSR, which: Refinement
+) -> Resolved:
     core = Window(0, values.shape[1], 0, values.shape[2])
-    return super_resolve(values, core, scene_engines(compiled(net), calibration), calibration, which)
+    return super_resolve(
+        values, core, scene_engines(compiled(net), calibration), calibration, which
+    )
 
 
 def calibrated(values: NDArray[np.float32], net: SSPSR, **options: str) -> Calibration:
@@ -91,7 +95,7 @@ def test_mean_and_spread_are_those_of_the_published_network_on_turned_scenes() -
 def test_uncertainty_alone_leaves_the_values_as_they_are() -> None:
     net, values = make_net(), smooth(9, 24, 20)
     calibration = calibrated(values, net)
-    plain = whole(values, calibration, net, Refinement())
+    plain = whole(values, calibration, net, ONE_PASS)
     ours = whole(values, calibration, net, Refinement(uncertainty=True))
     mean = whole(values, calibration, net, Refinement(ensemble=True))
     assert np.array_equal(ours.values, plain.values)
@@ -101,7 +105,7 @@ def test_uncertainty_alone_leaves_the_values_as_they_are() -> None:
 
 
 def without_directions(net: SSPSR) -> SSPSR:
-    """Its kernels, averaged over all turns; those before a pixel shuffle with the pixels they make."""
+    """Kernels averaged over all turns; those before a pixel shuffle with the pixels they make."""
     shuffled = {
         id(sequence[i - 1])
         for sequence in net.modules()
@@ -128,7 +132,7 @@ def test_a_network_without_directions_does_not_spread() -> None:
     net, values = without_directions(make_net()), smooth(9, 20, 26)
     made = whole(values, calibrated(values, net), net, BOTH)
     assert made.spread is not None and made.spread.max() < 2e-6
-    plain = whole(values, calibrated(values, net), net, Refinement())
+    plain = whole(values, calibrated(values, net), net, ONE_PASS)
     assert np.abs(made.values - plain.values).max() < 2e-6
 
 
@@ -158,9 +162,10 @@ def test_tiles_are_parts_of_the_whole_gaps_and_all(tile: int, conserve: bool) ->
         assert np.nanmax(np.abs(part.spread - expected.spread[place])) < 2e-6
 
 
-def test_what_is_stored_has_eight_bits() -> None:
-    spread = np.float32([0.001234567, np.nan, 0.0, 1.0])
+def test_what_is_stored_has_five_bits() -> None:
+    payload = np.uint32([0x7FFF0000, 0xFFFFFFFF]).view(np.float32)  # NaN that rounding would carry
+    spread = np.concatenate([np.float32([0.001234567, np.nan, 0.0, 1.0]), payload])
     stored = encode_spread(spread)
-    assert np.isnan(stored[1]) and stored[2:].tolist() == [0.0, 1.0]
-    assert 0 < abs(stored[0] / spread[0] - 1) <= 2**-8
-    assert not (stored[[0, 2, 3]].view(np.uint32) & 0xFFFF).any()
+    assert np.isnan(stored[[1, 4, 5]]).all() and stored[2:4].tolist() == [0.0, 1.0]
+    assert 0 < abs(stored[0] / spread[0] - 1) <= 2**-5
+    assert not (stored[[0, 2, 3]].view(np.uint32) & 0x7FFFF).any()

@@ -19,6 +19,7 @@ from pipeline.grid import TileGrid
 from pipeline.overviews import overview_factors
 from pipeline.product import output_levels
 from pipeline.quality import TileQuality
+from pipeline.refinement import ONE_PASS
 from pipeline.store import OutputScene, SceneStore
 from pipeline.tile import TileOutput, write_tile
 from tests.test_tile import make_scene
@@ -45,7 +46,8 @@ def test_every_pixel_once(
     grid = TileGrid(*size, tile, scale)
     encoding = ValueEncoding("int16", fill=FILL)
     bands = SimpleNamespace(valued=(0, 1), used=(0, 1), upsampled=())
-    levels = output_levels(make_scene(low), grid, SimpleNamespace(bands=bands), encoding)  # type: ignore[arg-type]
+    calibration: Any = SimpleNamespace(bands=bands)
+    levels = output_levels(make_scene(low), grid, calibration, encoding, ONE_PASS)
     with tempfile.TemporaryDirectory() as folder:
         store = SceneStore(folder, "scene")
         template = scene_template(levels, layout, encoding.to_xarray())

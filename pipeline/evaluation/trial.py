@@ -27,7 +27,7 @@ from pipeline.grid import TileGrid, Window
 from pipeline.nodata import FILL_DEPTH, fill_gaps
 from pipeline.plan import OutputOptions
 from pipeline.preparation import constants_of, read_as_asked
-from pipeline.refinement import Refinement
+from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import margin_of, scene_engines, super_resolve
 from pipeline.storage import redact
 from pipeline.values import Values
@@ -50,7 +50,7 @@ def super_resolve_core(
     core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
-    refinement: Refinement = Refinement(),
+    refinement: Refinement = ONE_PASS,
 ) -> Values:
     """A part of an LR scene `(bands, scale*rows, scale*cols)`, as a tile of the archive job."""
     window = core.grown(margin_of(engines[0], conserve=refinement.conserve), _size(low))

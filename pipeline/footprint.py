@@ -46,7 +46,7 @@ def worker_bytes(
     network = tile_bytes(config, grown, grown, _ELEMENT)
     if refinement.conserve:  # the larger result, and once more of the bands in use
         network += 2 * bands * (config.scale * grown) ** 2 * 4
-    if refinement.turned:  # the first result, two sums, a difference
-        network += 4 * bands * (config.scale * grown) ** 2 * 4
+    if refinement.turned:  # the first result and two sums; mean, deviation and what it is made of
+        network += 6 * bands * (config.scale * grown) ** 2 * 4
     sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
     return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + network)

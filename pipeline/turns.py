@@ -78,10 +78,11 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        return self.first + self._sum / self._count
+        return torch.add(self.first, self._sum, alpha=1 / self._count)
 
     @property
     def deviation(self) -> Tensor:
         """The standard deviation over the results, with their number as the divisor."""
         moved = self._sum / self._count
-        return (self._squares / self._count - moved * moved).clamp_(min=0).sqrt_()
+        variance = self._squares / self._count
+        return variance.addcmul_(moved, moved, value=-1).clamp_(min=0).sqrt_()

@@ -22,7 +22,7 @@ from model.degradation import downsample, upsample
 from model.inference import Engine
 from model.metrics import assess
 from pipeline import SceneError, open_scene
-from pipeline.calibration import calibrate, read_window
+from pipeline.calibration import calibrate
 from pipeline.evaluation.degraded import replaced
 from pipeline.evaluation.trial import super_resolve_core
 from pipeline.grid import Window
@@ -31,7 +31,7 @@ from pipeline.resolving import scene_engines
 from pipeline.settings import Bands, Normalise
 from pipeline.spectral import plan_bands
 from pipeline.spectral.resampling import resample
-from pipeline.values import Values
+from pipeline.values import Values, read_window
 
 RULES: tuple[Normalise, ...] = ("reflectance", "scene", "bands")
 

@@ -24,14 +24,14 @@ from model import SSPSR, Card, attention, inference, load_checkpoint
 from model.degradation import downsample, upsample
 from model.metrics import assess
 from pipeline import open_scene
-from pipeline.calibration import Calibration, read_window
+from pipeline.calibration import Calibration
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
 from pipeline.resolving import scene_engines, super_resolve
 from pipeline.settings import Normalise
 from pipeline.spectral import OVERLAP, BandPlan, BandWindow, band_windows
-from pipeline.values import Values
+from pipeline.values import Values, read_window
 
 Axis = NDArray[np.float64]
 

@@ -26,9 +26,10 @@ from pipeline.actors import ActorPool
 from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile
 from pipeline.job import load_model
-from pipeline.plan import Plan, SceneJob, make_plan
+from pipeline.ledger import TileRecord
+from pipeline.plan import Plan, make_plan
 from pipeline.ray_session import Share, ray_session
-from pipeline.store import TileRecord
+from pipeline.scene_job import SceneJob
 from pipeline.worker import Prepared
 
 _TILE = 8  # LR pixels along a side, the least that is allowed

@@ -29,9 +29,10 @@ from pipeline.actors import ActorPool, TileActor
 from pipeline.arrays import is_of_tile
 from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.job import load_model
-from pipeline.plan import SceneJob, make_plan
+from pipeline.ledger import TileRecord
+from pipeline.plan import make_plan
 from pipeline.ray_session import Share, ray_session
-from pipeline.store import TileRecord
+from pipeline.scene_job import SceneJob
 from pipeline.worker import Prepared
 
 

@@ -26,7 +26,7 @@ from benchmarks.memory import peak_resident
 from infra.local_s3 import LocalS3
 from pipeline.catalog import SceneRef, list_scenes
 from pipeline.job import load_model, run
-from pipeline.plan import OutputOptions, fingerprint_of
+from pipeline.scene_job import OutputOptions, fingerprint_of
 from pipeline.settings import RunSettings
 from pipeline.stac.catalogue import update_catalogue
 from pipeline.stac.facts import PublishedScene

@@ -22,7 +22,8 @@ from benchmarks.scenes import write_scene
 from infra.local_s3 import LocalS3
 from pipeline.job import load_model
 from pipeline.lease import Leases
-from pipeline.plan import Model, SceneJob, make_plan
+from pipeline.plan import make_plan
+from pipeline.scene_job import Model, SceneJob
 from pipeline.settings import RunSettings
 from pipeline.traffic import Traffic, so_far
 from pipeline.worker import Worker

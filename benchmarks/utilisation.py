@@ -32,7 +32,7 @@ from benchmarks.scenes import job_settings, write_scene
 from pipeline import job
 from pipeline.actors import ActorPool, TileActor
 from pipeline.grid import Tile
-from pipeline.plan import SceneJob
+from pipeline.scene_job import SceneJob
 
 Span = tuple[float, float]
 

@@ -23,13 +23,13 @@ from ray.exceptions import (
 from pipeline.errors import SceneError, StoreUnavailable, UsageError, one_line
 from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
+from pipeline.ledger import TileRecord
 from pipeline.metrics import OF_POOL, ActorMeters, Meters
-from pipeline.plan import SceneJob
 from pipeline.ray_session import Share, nodes_now
+from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
 from pipeline.settings import Precision
 from pipeline.storage import describe, without_secrets
-from pipeline.store import TileRecord
 from pipeline.worker import Prepared, Worker
 
 Result = TypeVar("Result")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -226,3 +227,26 @@ def chunk_side(shard: int) -> int:
     return next(
         shard // n for n in range(1, shard + 1) if shard % n == 0 and shard // n <= MAX_CHUNK
     )
+
+
+class OutputScene:
+    """The arrays of a scene that tiles write, each opened when it is first needed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._arrays: dict[str, OutputArray] = {}
+        self._lock = threading.Lock()
+
+    def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
+        """Write whole shards of the array of this path; see `OutputArray.write`."""
+        return self._open(name).write(window, block)
+
+    def read(self, name: str, window: Window) -> NDArray[Any]:
+        """What is stored at a window of the array of this path."""
+        return self._open(name).read(window)
+
+    def _open(self, name: str) -> OutputArray:
+        with self._lock:
+            if name not in self._arrays:
+                self._arrays[name] = OutputArray(self._url, name)
+            return self._arrays[name]

@@ -1,23 +1,21 @@
 """What is measured once per scene, on a sample, before its tiles: bands, range, attention.
 
-The sample depends on the scene alone, never on the tile size, so a scene cut into other tiles gives
-the same values. Attention is measured on a part of it, which costs as much as a few tiles (how
-large it must be: docs/attention.md). A small scene is its own sample, and its frozen attention is
-then exactly that of the published network on the whole scene.
+Attention is measured on a part of the sample, which costs as much as a few tiles (how large it must
+be: docs/attention.md). A small scene is its own sample, and its frozen attention is then exactly
+that of the published network on the whole scene.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -27,18 +25,14 @@ from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.nodata import check_gaps, fill_gaps
 from pipeline.normalisation import find_gains, measure_levels
+from pipeline.sampling import PATCHES, USEFUL, sample_of, sample_windows
 from pipeline.settings import Attention, Bands, Normalise, Outside
 from pipeline.spectral import BandPlan, plan_bands
 from pipeline.values import Values
 
-WHOLE_SCENE = 256  # LR pixels; a scene up to this square is sampled whole
-PATCH = 64  # LR pixels along a sample's side
-PATCHES = 16  # together as many pixels as the largest scene that is sampled whole
-SAMPLE_PIXELS = WHOLE_SCENE**2
 ATTENTION_WHOLE = 64  # attention needs less: a scene up to this square is measured whole
 _ATTENTION_SIDES = 16, 32  # else patches of this size: a sixteenth of the scene, within limits
 ATTENTION_PIXELS = PATCHES * _ATTENTION_SIDES[1] ** 2
-_USEFUL = 0.1  # share of valid pixels below which a patch is left out
 
 
 @dataclass(frozen=True)
@@ -100,70 +94,6 @@ class Calibration:
         )
 
 
-def sample_windows(
-    height: int, width: int, whole: int = WHOLE_SCENE, patch: int = PATCH
-) -> list[Window]:
-    """Where to look: all of a scene up to `whole` squared, else patches spread evenly over it."""
-    if height * width <= whole**2:
-        return [Window(0, height, 0, width)]
-    rows = min(round(PATCHES**0.5), -(-height // patch))
-    columns = min(-(-PATCHES // rows), -(-width // patch))
-    rows = min(-(-PATCHES // columns), -(-height // patch))  # a narrow scene gets more rows
-    return [
-        Window(top, top + min(patch, height), left, left + min(patch, width))
-        for top in _spread(height, rows, patch)
-        for left in _spread(width, columns, patch)
-    ]
-
-
-def _spread(size: int, count: int, patch: int) -> list[int]:
-    """Starts of `count` patches, each in the middle of its share of the axis."""
-    share = size / count
-    last = max(0, size - patch)
-    return [min(last, max(0, round((index + 0.5) * share - patch / 2))) for index in range(count)]
-
-
-def _all_windows(height: int, width: int) -> Iterator[Window]:
-    for top in range(0, height, PATCH):
-        for left in range(0, width, PATCH):
-            yield Window(top, min(top + PATCH, height), left, min(left + PATCH, width))
-
-
-def read_window(scene: xr.Dataset, window: Window) -> Values:
-    """Physical values `(bands, rows, cols)` float32 of one window, NaN where there are none.
-
-    Raises:
-        SceneError: the source cannot be read there.
-    """
-    rows, columns = window.slices
-    lazy = scene["reflectance"].isel(y=rows, x=columns).data
-    values = np.asarray(lazy.compute(scheduler="synchronous"), dtype=np.float32)
-    values[~np.isfinite(values)] = np.nan
-    return values
-
-
-def _sample(scene: xr.Dataset, good: NDArray[np.bool_]) -> list[Values]:
-    """Patches with enough valid pixels; all patches are searched before giving up."""
-    height, width = scene.sizes["y"], scene.sizes["x"]
-
-    def valid_share(values: Values) -> float:
-        return float(np.isfinite(values[good]).any(axis=0).mean())
-
-    patches = [read_window(scene, window) for window in sample_windows(height, width)]
-    if useful := [patch for patch in patches if valid_share(patch) >= _USEFUL]:
-        return useful
-    fallback = [patch for patch in patches if valid_share(patch) > 0]
-    for window in _all_windows(height, width):
-        values = read_window(scene, window)
-        if valid_share(values) >= _USEFUL:
-            return [values]
-        if valid_share(values) > 0 and len(fallback) < PATCHES:
-            fallback.append(values)
-    if not fallback:
-        raise SceneError("no-valid-pixels", "every pixel of every good band is nodata")
-    return fallback
-
-
 def calibrate(
     scene: xr.Dataset,
     engine: Engine,
@@ -219,7 +149,7 @@ def constants(
     stated = np.asarray(scene["good_band"].values, dtype=bool)
     if not stated.any():
         raise SceneError("too-few-bands", "every band is marked as bad")
-    patches = _sample(scene, stated)
+    patches = sample_of(scene, stated)
     good = stated & np.any([np.isfinite(patch).any(axis=(1, 2)) for patch in patches], axis=0)
     plan = plan_bands(scene, card, good.tolist(), policy, outside, tolerance)
     if empty := np.count_nonzero(stated & ~good):
@@ -296,7 +226,7 @@ def _attention(
             parts.append(seen[:, *window.slices])
             valid = np.isfinite(patch[used][:, *window.slices]).any(axis=0)
             shares.append(float(valid.mean()))
-    least = min(_USEFUL, max(shares))
+    least = min(USEFUL, max(shares))
     useful = [part for part, share in zip(parts, shares, strict=True) if share >= least]
     shape = max((part.shape for part in useful), key=np.prod)
     alike = [part for part in useful if part.shape == shape]

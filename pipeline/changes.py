@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.catalog import combined_version
 from pipeline.errors import SceneError
-from pipeline.plan import SceneJob
 from pipeline.readers.boundary import boundary
+from pipeline.scene_job import SceneJob
 from pipeline.storage import describe, join, open_filesystem, redact
 from pipeline.storage_batch import infos
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pipeline.actors import ActorPool, Failure, Work
 from pipeline.footprint import IN_FLIGHT
-from pipeline.plan import SceneJob
+from pipeline.ledger import TileRecord
+from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
-from pipeline.store import TileRecord
 from pipeline.worker import Prepared
 
 _ASK_AGAIN_SECONDS = 1.0

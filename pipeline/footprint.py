@@ -6,9 +6,10 @@ from model import SSPSRConfig
 from model.degradation import bicubic
 from model.memory import body_bytes, tile_bytes
 from model.projection import reach
-from pipeline.calibration import ATTENTION_PIXELS, SAMPLE_PIXELS
+from pipeline.calibration import ATTENTION_PIXELS
 from pipeline.nodata import FILL_DEPTH
 from pipeline.refinement import ONE_PASS, Refinement
+from pipeline.sampling import SAMPLE_PIXELS
 
 IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
 _PROCESS = 570 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux

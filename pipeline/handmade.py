@@ -18,13 +18,14 @@ from pyproj.exceptions import CRSError
 from pipeline.arrays import VARIABLE
 from pipeline.errors import UsageError
 from pipeline.readers.flags import VARIABLE as SOURCE_FLAGS
+from pipeline.readers.georeference import GeoTransform, Grid, grid_coords
+from pipeline.readers.packing import Packing, packing
 from pipeline.readers.regular_grid import (
     counts_pixels,
     find_geotransform,
     first_and_step,
     parse_geotransform,
 )
-from pipeline.readers.scene import GeoTransform, Grid, Packing, grid_coords, packing
 from pipeline.readers.spectral_axis import good_bands, to_nanometres
 from pipeline.swath import POSITIONS
 

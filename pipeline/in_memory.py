@@ -21,14 +21,15 @@ from pipeline.errors import UsageError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.handmade import DIMS, as_scene, check_cube
+from pipeline.ledger import TileRecord
 from pipeline.masks import QUALITY
-from pipeline.plan import Model, OutputOptions
 from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.provenance import making
 from pipeline.quality import scene_figures
 from pipeline.registry import usable_model
 from pipeline.resolving import scene_engines
+from pipeline.scene_job import Model, OutputOptions
 from pipeline.settings import (
     Attention,
     Bands,
@@ -39,7 +40,6 @@ from pipeline.settings import (
     RunSettings,
 )
 from pipeline.spread import SPREAD
-from pipeline.store import TileRecord
 from pipeline.swath import POSITIONS
 from pipeline.tile import (
     SceneContext,

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from pipeline.arrays import ROOTS, WrittenObject, is_of_tile
 from pipeline.copies import Copies
+from pipeline.documents import root_attributes
 from pipeline.errors import SceneError
 from pipeline.inventory import scenes_of
+from pipeline.ledger import LEDGER, TileRecord, records_of
 from pipeline.objects import array_of, decoded, grid_of, open_objects, tile_of
 from pipeline.storage import describe, redact
-from pipeline.store import LEDGER, SceneStore, TileRecord, records_of, root_attributes
+from pipeline.store import SceneStore
 
 Kind = Literal[
     "missing",  # an object is not there

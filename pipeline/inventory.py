@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.documents import fingerprint_in
 from pipeline.errors import UsageError, one_line
 from pipeline.storage import check_reachable, join, open_filesystem, redact
-from pipeline.store import STATE, SceneStore, fingerprint_in, is_safe_id
+from pipeline.store import STATE, SceneStore, is_safe_id
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from pipeline import events
 from pipeline.actors import ActorPool, Work
+from pipeline.aftercare import Aftercare
 from pipeline.dispatch import Admission, Dispatcher, Handlers
-from pipeline.errors import SceneError, UsageError
+from pipeline.errors import SceneError
 from pipeline.events import Event, Listener
 from pipeline.lease import LeaseLost, Leases
-from pipeline.leftovers import sweep
+from pipeline.ledger import TileRecord
 from pipeline.metrics import RunMeters
-from pipeline.plan import KEPT, Model, Plan, SceneJob, ScenePlan, make_plan, standing
+from pipeline.plan import KEPT, Plan, ScenePlan, make_plan, standing
 from pipeline.publishing import Publisher, Publishing
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import usable_model
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.scene_job import Model, SceneJob
 from pipeline.seams import SeamCertificate, count_borders
 from pipeline.settings import RunSettings
-from pipeline.stac.publication import bring_up_to_date, save_quicklook
-from pipeline.storage import describe, join, open_filesystem, redact, write_atomic
-from pipeline.store import STATE, SceneStore, TileRecord
+from pipeline.storage import describe
+from pipeline.store import SceneStore
 from pipeline.worker import Prepared
 
 
@@ -72,7 +72,7 @@ class Run:
         started = datetime.now(UTC)
         run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.report = RunReport(run_id, started.isoformat(timespec="seconds"))
-        self._record = f"{STATE}/runs/{run_id}.json"
+        self._aftercare = Aftercare(settings.output, self.report)
         self._rows: dict[str, SceneRow] = {}
         self._leases = Leases(settings.output, self.report.run_id, settings.lease_seconds)
         limit = settings.max_inconsistency
@@ -83,15 +83,15 @@ class Run:
         self._clock: dict[str, float] = {}
 
     def execute(self) -> RunReport:
-        self._check_output()
+        self._aftercare.check_output()
         self._announce()
         if self._plan.work:
             self._process()
-        self._catalogue()
-        self._sweep()
+        self._aftercare.catalogue(self._plan.scenes, self._rows)
+        self._aftercare.sweep()
         self.report.rows = [self._rows[key] for key in sorted(self._rows)]
         self.report.seconds = round(time.monotonic() - self._began, 2)
-        self._end_report()
+        self._aftercare.end_report()
         self._emit(
             events.RunFinished(
                 self.report.run_id,
@@ -103,53 +103,9 @@ class Run:
         )
         return self.report
 
-    def _catalogue(self) -> None:
-        """STAC items of what is published now; a fault there costs no scene."""
-        there, gone = {}, []
-        for scene in self._plan.scenes:
-            status = self._rows[scene.scene_id].status
-            if status == "published" or scene.status in ("published", "kept"):
-                there[scene.scene_id] = scene.fingerprint
-            elif scene.status == "stale":  # perhaps taken away, and not published anew
-                gone.append(scene.scene_id)
-        try:
-            self.report.notes += bring_up_to_date(self._settings.output, there, gone).notes
-        except Exception as error:
-            self.report.notes.append(f"the catalogue was not updated: {describe(error)}")
-
-    def _sweep(self) -> None:
-        try:
-            sweep(self._settings.output, self._record)
-        except OSError as error:
-            self.report.notes.append(f"files of killed processes were left: {describe(error)}")
-
-    def _draw(self, scene_id: str) -> None:
-        try:
-            save_quicklook(self._settings.output, scene_id)
-        except Exception as error:
-            self.report.notes.append(f"no quicklook of {scene_id}: {describe(error)}")
-
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:
             listener(event)
-
-    def _check_output(self) -> None:
-        """Fail now, not after an hour, if the output cannot be written."""
-        try:
-            self._save_report()
-        except Exception as error:  # whatever a store raises, it is of no use
-            place = redact(self._settings.output)
-            raise UsageError(f"cannot write to output {place}: {describe(error)}") from error
-
-    def _save_report(self) -> None:
-        filesystem, inner = open_filesystem(join(self._settings.output, self._record))
-        write_atomic(filesystem, inner, json.dumps(asdict(self.report), indent=1).encode())
-
-    def _end_report(self) -> None:
-        try:
-            self._save_report()
-        except Exception as error:  # what was published stays so, and the caller has the report
-            self.report.notes.append(f"the run's report was not written: {describe(error)}")
 
     def _announce(self) -> None:
         work = self._plan.work
@@ -303,7 +259,7 @@ class Run:
                 reason = f"cannot publish: {describe(error)}"
                 self._quarantine(job.scene_id, "output-failed", reason)
             else:
-                self._aside.submit(self._draw, job.scene_id)
+                self._aside.submit(self._aftercare.draw, job.scene_id)
                 self._end(job.scene_id, "published")
 
     def _quarantine(self, scene_id: str, code: str, message: str) -> None:

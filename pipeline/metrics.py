@@ -17,9 +17,9 @@ from ray.util.metrics import Counter, Gauge
 
 from pipeline import events
 from pipeline.events import Event
+from pipeline.ledger import TileRecord
 from pipeline.plan import Plan
 from pipeline.run_report import SceneRow
-from pipeline.store import TileRecord
 
 PREFIX = "sr_archive"
 

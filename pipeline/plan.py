@@ -3,128 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from model import SSPSR, Card
-from model.checkpoint import pack, weights_digest
-from model.receptive_field import halo
 from pipeline.calibration import Calibration
 from pipeline.catalog import Catalogue, SceneRef, list_scenes, set_twins_aside
+from pipeline.documents import fingerprint_in
 from pipeline.errors import SceneError, StoreUnavailable, UsageError
 from pipeline.footprint import worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary, failure
-from pipeline.refinement import Refinement
+from pipeline.scene_job import Model, OutputOptions, SceneJob, code_version, fingerprint_of
 from pipeline.settings import (
-    Attention,
-    Bands,
-    Layout,
-    Mask,
-    Normalise,
-    Outside,
-    Precision,
     RunSettings,
 )
 from pipeline.spectral import in_model_bands, plan_bands
 from pipeline.storage import check_reachable, folds_case, open_filesystem, redact
-from pipeline.store import SceneStore, fingerprint_in
+from pipeline.store import SceneStore
 
 KEPT = "source, model or options changed since; kept as asked"
 _OPENERS = 8  # scenes opened at once while planning
 _MOST_TILES = 2**21
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """The options that determine an output's values and bytes."""
-
-    tile: int
-    precision: Precision
-    attention: Attention
-    bands: Bands
-    normalise: Normalise
-    mask: tuple[Mask, ...]
-    conserve: bool
-    dtype: Literal["source", "float32"]
-    layout: Layout
-    outside: Outside = "fill"
-    tolerance: float | None = None
-    ensemble: bool = False
-    uncertainty: bool = False
-
-    @classmethod
-    def of(cls, settings: RunSettings) -> OutputOptions:
-        given = {name: getattr(settings, name) for name in cls.__dataclass_fields__}
-        mask = tuple(sorted(set(settings.mask) - {"none"}))
-        return cls(**given | {"mask": mask})
-
-    @property
-    def refinement(self) -> Refinement:
-        return Refinement(self.conserve, self.ensemble, self.uncertainty)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded checkpoint as the job handles it: bytes for the workers, facts for the plan."""
-
-    data: bytes
-    card: Card
-    digest: str
-    halo: int
-
-    @classmethod
-    def of(cls, net: SSPSR, card: Card) -> Model:
-        return cls(pack(net, card), card, weights_digest(net), halo(net.config))
-
-
-@dataclass(frozen=True)
-class SceneJob:
-    """One scene to super-resolve; all that a worker must know of it.
-
-    Attributes:
-        bands: of the output.
-        source_bands: of the source, which are more or fewer if it is resampled.
-        parts, listed: of `SceneRef`.
-        holder: token of the run that works on it, which must have its lease; empty asks for none.
-    """
-
-    scene_id: str
-    uri: str
-    version: str
-    fingerprint: str
-    output: str
-    options: OutputOptions
-    grid: TileGrid
-    bands: int
-    code_version: str
-    source_bands: int = 0
-    parts: tuple[str, ...] = ()
-    listed: bool = True
-    holder: str = ""
-
-    def store(self) -> SceneStore:
-        return SceneStore(self.output, self.scene_id)
-
-    @property
-    def pixel_bands(self) -> int:
-        rows, columns = self.grid.output_size
-        return rows * columns * self.bands
-
-    def pixel_bands_of(self, key: str) -> int:
-        """HR pixels x bands of one tile, by its key."""
-        row, column = (int(part) for part in key.split("."))
-        tile = self.grid.tile
-        height = min(tile, self.grid.height - row * tile)
-        width = min(tile, self.grid.width - column * tile)
-        return height * width * self.grid.scale**2 * self.bands
 
 
 Status = Literal["new", "resume", "stale", "published", "kept", "quarantined"]
@@ -206,27 +110,6 @@ class Plan:
     @property
     def work(self) -> list[ScenePlan]:
         return [scene for scene in self.scenes if scene.job is not None]
-
-
-def code_version() -> str:
-    """The version of this product, part of every fingerprint."""
-    try:
-        return version("sr-archive")
-    except PackageNotFoundError:  # run from a working directory, as a Ray job may be
-        return "uninstalled"
-
-
-def fingerprint_of(ref: SceneRef, model: Model, options: OutputOptions) -> str:
-    """Hash of all that determines an output: source version, weights, options, code version."""
-    facts = {
-        "source": redact(ref.uri),
-        "version": ref.version,
-        "weights": model.digest,
-        "card": hashlib.sha256(model.card.model_dump_json().encode()).hexdigest(),
-        "options": asdict(options),
-        "code": code_version(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def make_plan(settings: RunSettings, model: Model) -> Plan:

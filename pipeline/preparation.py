@@ -10,7 +10,7 @@ from pipeline.arrays import VARIABLE
 from pipeline.calibration import Calibration, calibrate
 from pipeline.encoding import ValueEncoding
 from pipeline.masks import mask_pixels
-from pipeline.plan import OutputOptions
+from pipeline.scene_job import OutputOptions
 from pipeline.spectral import in_model_bands
 
 

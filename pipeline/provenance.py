@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.calibration import Calibration
-from pipeline.plan import Model, OutputOptions, SceneJob, code_version
+from pipeline.scene_job import Model, OutputOptions, SceneJob, code_version
 from pipeline.storage import open_filesystem, redact, unstrip
 
 _PACKAGES = ("torch", "numpy", "xarray", "zarr", "dask", "ray", "rasterio", "sr-archive")

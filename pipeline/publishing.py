@@ -11,12 +11,13 @@ from pipeline.calibration import Calibration
 from pipeline.changes import check_unchanged
 from pipeline.errors import SceneError
 from pipeline.lease import LeaseLost, Leases
-from pipeline.plan import Model, SceneJob
+from pipeline.ledger import TileRecord
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.scene_job import Model, SceneJob
 from pipeline.seams import SeamCertificate
-from pipeline.store import SceneStore, TileRecord
+from pipeline.store import SceneStore
 
 _AT_ONCE = 2  # so that a large scene does not hold up the small ones
 

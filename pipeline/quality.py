@@ -19,7 +19,7 @@ from model.consistency import ConsistencySums, bicubic_consistency, consistency
 from model.degradation import Degradation, bicubic
 from model.extent import Extent
 from pipeline.calibration import Calibration
-from pipeline.store import TileRecord
+from pipeline.ledger import TileRecord
 from pipeline.values import Values
 
 _DIGITS = 6  # significant digits of a figure in metadata

@@ -23,12 +23,14 @@ from pipeline.catalog import SceneRef, list_scenes
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Tile
 from pipeline.integrity import Recorded, scenes_to_verify
+from pipeline.ledger import TileRecord
 from pipeline.objects import DOCUMENTS
-from pipeline.plan import Model, OutputOptions, SceneJob, code_version, open_job
+from pipeline.plan import open_job
 from pipeline.registry import load_registered
+from pipeline.scene_job import Model, OutputOptions, SceneJob, code_version
 from pipeline.settings import Precision
 from pipeline.storage import redact
-from pipeline.store import CALIBRATION, SceneStore, TileRecord
+from pipeline.store import CALIBRATION, SceneStore
 from pipeline.worker import Worker
 
 # What runs did before an option existed.

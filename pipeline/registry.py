@@ -27,7 +27,7 @@ from pipeline.conditional import Slot, is_enforced, open_slot
 from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.evaluation.gate import Incumbent, verdict
 from pipeline.evaluation.result import Evaluation
-from pipeline.plan import Model
+from pipeline.scene_job import Model
 from pipeline.storage import (
     describe,
     join,

@@ -26,7 +26,7 @@ from pipeline.integrity import (
     repair_command,
     verify_scene,
 )
-from pipeline.plan import Model
+from pipeline.ledger import LEDGER, TileRecord, ledger_bytes
 from pipeline.provenance import package_versions
 from pipeline.recompute import (
     Recomputer,
@@ -36,8 +36,9 @@ from pipeline.recompute import (
     recorded_job,
     stored_objects,
 )
+from pipeline.scene_job import Model
 from pipeline.storage import describe
-from pipeline.store import LEDGER, SceneStore, TileRecord, ledger_bytes
+from pipeline.store import SceneStore
 
 _JOURNAL = "repairs.json"
 

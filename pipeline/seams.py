@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arrays import VARIABLE
+from pipeline.arrays import VARIABLE, OutputScene
 from pipeline.errors import SceneError
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.resolving import super_resolve
 from pipeline.settings import Attention
-from pipeline.store import OutputScene
 from pipeline.tile import SceneContext, read_around
 
 _HALF = 4  # LR pixels of a strip at each side of the border

@@ -14,25 +14,16 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
-from pipeline.arrays import (
-    ROOTS,
-    OutputArray,
-    WrittenObject,
-    is_of_group,
-    is_of_tile,
-    root_last,
-)
+from pipeline.arrays import ROOTS, is_of_group, is_of_tile, root_last
 from pipeline.copies import Copies
+from pipeline.documents import json_object, root_attributes, with_root_attributes
 from pipeline.errors import SceneError, StoreUnavailable
-from pipeline.grid import Window
+from pipeline.ledger import LEDGER, TileRecord, ledger_bytes, records_in
 from pipeline.storage import (
     is_leftover,
     is_local,
@@ -43,60 +34,14 @@ from pipeline.storage import (
 )
 
 STATE = "_sr-archive"
-LEDGER = "ledger.json"
 CALIBRATION = "calibration.safetensors"
 _COPIES = "copies.zip"
-_TILE = re.compile(r"\d{1,9}\.\d{1,9}")
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 def is_safe_id(scene_id: object) -> bool:
     """Whether a scene's id is one path component and nothing else, as `catalog.scene_id` makes."""
     return isinstance(scene_id, str) and _ID.fullmatch(scene_id) is not None
-
-
-@dataclass(frozen=True)
-class TileRecord:
-    """The ledger's line for one finished tile.
-
-    Attributes:
-        tile: "row.column".
-        objects: what it wrote; one shard, or in the plain layout its chunks.
-        seconds: read, wait (for the network), compute and write, by name.
-        valid: valid LR pixels x bands in the core.
-        minimum, maximum: of the valid output, physical units; None where all is fill.
-        device: what computed it: cpu or cuda.
-        precision: in which it was computed: fp32 or bf16.
-        consistency: of `pipeline.quality`; dropped when the scene is published.
-    """
-
-    tile: str
-    objects: tuple[WrittenObject, ...]
-    seconds: dict[str, float] = field(default_factory=dict)
-    valid: int = 0
-    minimum: float | None = None
-    maximum: float | None = None
-    device: str = ""
-    precision: str = ""
-    consistency: str = ""
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TileRecord:
-        """The inverse of `dataclasses.asdict`.
-
-        Raises:
-            TypeError, ValueError, KeyError: it is no record of a tile.
-        """
-        objects = tuple(WrittenObject(**entry) for entry in values["objects"])
-        record = cls(**{**values, "objects": objects})
-        texts = [record.tile, record.device, record.precision, record.consistency]
-        texts += [text for item in objects for text in (item.key, item.crc32c)]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a record's names are texts")
-        safe = all(is_of_tile(each.key) and ".." not in each.key.split("/") for each in objects)
-        if _TILE.fullmatch(record.tile) is None or not safe:
-            raise ValueError(f"{record.tile!r} is no tile, or not all of its objects are a tile's")
-        return record
 
 
 class SceneStore:
@@ -133,7 +78,7 @@ class SceneStore:
     def state(self) -> dict[str, Any] | None:
         """What `prepare` recorded (fingerprint, number of tiles), or None."""
         data = read_if_present(self._fs, join(self._state, "scene.json"))
-        return None if data is None else _object(data)
+        return None if data is None else json_object(data)
 
     def calibration(self) -> bytes | None:
         return self.state_object(CALIBRATION)
@@ -181,7 +126,7 @@ class SceneStore:
         """Finished tiles by key: the compact ledger of a published scene, or the single records."""
         compact = self.state_object(LEDGER)
         documents = [compact] if compact else self._single_records()
-        records = [record for data in documents for record in _records(data)]
+        records = [record for data in documents for record in records_in(data)]
         return {record.tile: record for record in records}
 
     def finished(self) -> frozenset[str]:
@@ -217,8 +162,11 @@ class SceneStore:
             raise RuntimeError(f"{len(records)} of {state.get('tiles')!r} tiles are in the ledger")
         self._remove_leftovers()
         ledger = ledger_bytes(records)
-        groups = _object(self._fs.cat_file(join(self._state, "groups.json")))
-        documents = self._group_documents(groups, attributes)
+        groups = json_object(self._fs.cat_file(join(self._state, "groups.json")))
+        documents = with_root_attributes(groups, attributes)
+        if documents is None:
+            where = f"{STATE}/scenes/{self.scene_id}"
+            raise SceneError("output-failed", f"{where} is damaged: remove it and run again")
         kept = self._kept()
         self.keep(Copies({**kept.scene, **documents}, {**kept.state, LEDGER: ledger}))
         self.put_state(LEDGER, ledger)
@@ -237,24 +185,6 @@ class SceneStore:
                 with suppress(FileNotFoundError):  # a writer that lives after all has renamed it
                     self._fs.rm_file(path)
 
-    def _group_documents(
-        self, groups: Mapping[str, Any], attributes: Mapping[str, Any]
-    ) -> dict[str, bytes]:
-        """What `prepare` held back, with the attributes.
-
-        Whoever can write the output must not make this process write anywhere else.
-        """
-        damaged = not any("/" not in key for key in groups) or not all(map(is_of_group, groups))
-        try:
-            for key in (key for key in groups if "/" not in key):
-                _attributes_of(key, groups[key]).update(attributes)
-        except (AttributeError, KeyError, TypeError):
-            damaged = True
-        if damaged:
-            where = f"{STATE}/scenes/{self.scene_id}"
-            raise SceneError("output-failed", f"{where} is damaged: remove it and run again")
-        return {key: json.dumps(document, indent=1).encode() for key, document in groups.items()}
-
     def unpublish(self) -> None:
         """Remove the scene, its root first, so that no reader sees a part."""
         for roots in ROOTS.values():
@@ -271,7 +201,7 @@ class SceneStore:
 
     def quarantined(self) -> dict[str, Any] | None:
         data = read_if_present(self._fs, self._quarantine)
-        return None if data is None else _object(data)
+        return None if data is None else json_object(data)
 
     def clear_quarantine(self) -> None:
         if read_if_present(self._fs, self._quarantine) is not None:
@@ -341,93 +271,3 @@ class SceneStore:
     def _remove(self, path: str) -> None:
         if self._find(path):
             self._fs.rm(path, recursive=True)
-
-
-def root_attributes(read: Callable[[str], bytes | None]) -> dict[str, Any] | None:
-    """The root attributes in the documents of a scene; None where no reader could parse them."""
-    for roots in ROOTS.values():
-        marker = read(roots[-1])
-        if marker is None:
-            continue
-        document = _json(marker)
-        if not isinstance(document, dict):
-            return None
-        inside = document.get("attributes") or _json(read(".zattrs") or b"")
-        return inside if isinstance(inside, dict) else None
-    return None
-
-
-def records_of(entries: Iterable[dict[str, Any]]) -> dict[str, TileRecord]:
-    """The records of a parsed ledger, by tile."""
-    return {entry["tile"]: TileRecord.from_dict(entry) for entry in entries}
-
-
-def ledger_bytes(records: Mapping[str, TileRecord]) -> bytes:
-    """The compact ledger of a published scene."""
-    entries = [asdict(replace(records[key], consistency="")) for key in sorted(records)]
-    return json.dumps(entries).encode()
-
-
-def fingerprint_in(attributes: Mapping[str, Any]) -> str:
-    """The fingerprint in a published scene's root attributes; empty where there is none."""
-    facts = attributes.get("sr_archive")
-    found = facts.get("fingerprint") if isinstance(facts, dict) else None
-    return found if isinstance(found, str) else ""
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    """A JSON object; empty where the bytes are none, so that nothing they say is believed."""
-    found = _json(data)
-    return found if isinstance(found, dict) else {}
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _records(data: bytes) -> list[TileRecord]:
-    """The records of a ledger, or the one of a tile; what is none is left out and done again."""
-    found = _json(data)
-    entries = found if isinstance(found, list) else [found]
-    records = []
-    for entry in entries:
-        with suppress(TypeError, ValueError, KeyError, AttributeError):
-            records.append(TileRecord.from_dict(entry))
-    return records
-
-
-def _attributes_of(key: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Where a root object keeps the group's attributes; a `.zgroup` keeps none."""
-    if key == ".zattrs":
-        return document
-    if key == ".zmetadata":
-        nested: dict[str, Any] = document["metadata"].setdefault(".zattrs", {})
-        return nested
-    attributes: dict[str, Any] = document.setdefault("attributes", {}) if key == "zarr.json" else {}
-    return attributes
-
-
-class OutputScene:
-    """The arrays of a scene that tiles write, each opened when it is first needed."""
-
-    def __init__(self, store: SceneStore) -> None:
-        self._url = store.url
-        self._arrays: dict[str, OutputArray] = {}
-        self._lock = threading.Lock()
-
-    def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
-        """Write whole shards of the array of this path; see `OutputArray.write`."""
-        return self._open(name).write(window, block)
-
-    def read(self, name: str, window: Window) -> NDArray[Any]:
-        """What is stored at a window of the array of this path."""
-        return self._open(name).read(window)
-
-    def _open(self, name: str) -> OutputArray:
-        with self._lock:
-            if name not in self._arrays:
-                self._arrays[name] = OutputArray(self._url, name)
-            return self._arrays[name]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from model.degradation import bicubic
 from model.inference import Engine
-from pipeline.arrays import VARIABLE, WrittenObject
-from pipeline.calibration import Calibration, read_window
+from pipeline.arrays import VARIABLE, OutputScene, WrittenObject
+from pipeline.calibration import Calibration
 from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.enlarging import repeat_pixels
 from pipeline.grid import Tile, TileGrid, Window
+from pipeline.ledger import TileRecord
 from pipeline.masks import QUALITY, Flags, pixel_quality, read_flags
 from pipeline.nodata import fill_gaps
 from pipeline.overviews import coarser, halve, overview_name
@@ -24,9 +25,8 @@ from pipeline.quality import TileQuality, measure_tile
 from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import core_extents, margin_of, super_resolve
 from pipeline.spread import SPREAD, encode_spread
-from pipeline.store import OutputScene, TileRecord
 from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
-from pipeline.values import Values
+from pipeline.values import Values, read_window
 
 
 @dataclass(frozen=True)

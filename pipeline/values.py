@@ -1,8 +1,24 @@
-"""The type of physical values, which most modules share."""
+"""Physical values: their type, which most modules share, and reading them."""
 
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
+from pipeline.grid import Window
+
 Values = NDArray[np.float32]
+
+
+def read_window(scene: xr.Dataset, window: Window) -> Values:
+    """Physical values `(bands, rows, cols)` float32 of one window, NaN where there are none.
+
+    Raises:
+        SceneError: the source cannot be read there.
+    """
+    rows, columns = window.slices
+    lazy = scene["reflectance"].isel(y=rows, x=columns).data
+    values = np.asarray(lazy.compute(scheduler="synchronous"), dtype=np.float32)
+    values[~np.isfinite(values)] = np.nan
+    return values

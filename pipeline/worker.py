@@ -17,22 +17,22 @@ import zarr
 
 from model import Card, inference
 from model.checkpoint import unpack
-from pipeline.arrays import scene_template
+from pipeline.arrays import OutputScene, scene_template
 from pipeline.calibration import Calibration
 from pipeline.changes import SOURCE_SEEN, check_as_planned
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
 from pipeline.lease import is_holder
+from pipeline.ledger import TileRecord
 from pipeline.overviews import overview_factors
-from pipeline.plan import SceneJob
 from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
 from pipeline.resolving import scene_engines
+from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
 from pipeline.storage import describe
-from pipeline.store import OutputScene, TileRecord
 from pipeline.tile import (
     SceneContext,
     TileInput,
@@ -180,7 +180,7 @@ class Worker:
             overviews,
             job.options.refinement,
         )
-        return context, OutputScene(store)
+        return context, OutputScene(store.url)
 
 
 @contextmanager

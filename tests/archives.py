@@ -14,10 +14,11 @@ from pipeline import RunSettings
 from pipeline.calibration import Calibration
 from pipeline.integrity import scenes_to_verify
 from pipeline.job import run
-from pipeline.plan import Model, Plan, SceneJob, make_plan
+from pipeline.plan import Plan, make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
 from pipeline.run_report import RunReport
+from pipeline.scene_job import Model, SceneJob
 from pipeline.stac.publication import bring_up_to_date
 from pipeline.storage import open_filesystem
 from pipeline.store import SceneStore

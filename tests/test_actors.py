@@ -13,9 +13,9 @@ from pipeline import UsageError
 from pipeline.actors import ActorPool, Failure, Work
 from pipeline.dispatch import Admission, Dispatcher, Handlers
 from pipeline.grid import Tile, TileGrid
-from pipeline.plan import OutputOptions, SceneJob
+from pipeline.ledger import TileRecord
 from pipeline.ray_session import Share, ray_session
-from pipeline.store import TileRecord
+from pipeline.scene_job import OutputOptions, SceneJob
 from pipeline.worker import Prepared
 
 OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", (), False, "source", "sharded")

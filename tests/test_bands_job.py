@@ -17,9 +17,10 @@ from pipeline.calibration import Calibration, calibrate, network_input
 from pipeline.enlarging import REACH, enlarge
 from pipeline.grid import Window
 from pipeline.integrity import verify_scene
-from pipeline.plan import Model, OutputOptions, make_plan
+from pipeline.plan import make_plan
 from pipeline.provenance import RunFacts, provenance
 from pipeline.quality import scene_figures
+from pipeline.scene_job import Model, OutputOptions
 from pipeline.settings import RunSettings
 from pipeline.worker import Worker
 from tests.archives import counts, write_model

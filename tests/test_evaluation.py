@@ -22,7 +22,6 @@ from model.checkpoint import weights_digest
 from model.degradation import downsample, gaussian, upsample
 from model.metrics import assess
 from pipeline import UsageError, cli, open_scene
-from pipeline.calibration import read_window
 from pipeline.errors import SceneError
 from pipeline.evaluation import Evaluation, EvaluationError, Region, evaluate_regions
 from pipeline.evaluation.cave import open_cave
@@ -36,6 +35,7 @@ from pipeline.evaluation.result import BICUBIC, METRICS
 from pipeline.evaluation.trial import Contender, Trial
 from pipeline.grid import Window
 from pipeline.ray_session import ray_session
+from pipeline.values import read_window
 from tests.archives import BANDS, NODATA, SCALE_FACTOR, counts, run_job, sr_archive, write_model
 from tests.evaluations import by_hand
 from tests.scenes import write_geotiff, write_zarr

@@ -28,7 +28,7 @@ from pipeline.geozarr import (
 )
 from pipeline.grid import scaled_coordinates
 from pipeline.overviews import overview_name
-from pipeline.readers.scene import Grid, grid_coords
+from pipeline.readers.georeference import Grid, grid_coords
 
 NORTH_UP = Affine(30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0)
 TURNED = Affine.translation(5e5, 4e6) @ Affine.rotation(30) @ Affine.scale(7.3, -7.3)

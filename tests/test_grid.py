@@ -19,7 +19,7 @@ from pipeline import open_scene
 from pipeline.arrays import MAX_CHUNK, chunk_side
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, geobox_of, scaled_coordinates
-from pipeline.readers.scene import Grid, grid_coords
+from pipeline.readers.georeference import Grid, grid_coords
 from tests.scenes import cube, write_geotiff
 
 sizes = st.integers(1, 300)

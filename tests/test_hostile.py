@@ -27,10 +27,12 @@ from pipeline.catalog import list_scenes, scene_id
 from pipeline.errors import SceneError, UsageError
 from pipeline.inventory import scenes_of
 from pipeline.job import load_model
-from pipeline.plan import Model, make_plan
+from pipeline.ledger import TileRecord
+from pipeline.plan import make_plan
 from pipeline.readers import open_scene
+from pipeline.scene_job import Model
 from pipeline.settings import RunSettings
-from pipeline.store import SceneStore, TileRecord
+from pipeline.store import SceneStore
 from tests.archives import write_model
 from tests.hostile import HDF5, SEEDS, WORDS, Content, Watch, tamper_bytes, tamper_hdf5, tamper_json
 from tests.scenes import cube, write_envi, write_geotiff, write_zarr

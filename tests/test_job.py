@@ -25,10 +25,10 @@ from infra.local_s3 import LocalS3
 from pipeline import UsageError, events, open_scene
 from pipeline.integrity import verify_scene
 from pipeline.job import run
-from pipeline.plan import SceneJob
 from pipeline.publishing import Publisher
 from pipeline.ray_session import ray_session
 from pipeline.run_report import SceneRow
+from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
 from pipeline.settings import RunSettings
 from pipeline.store import SceneStore

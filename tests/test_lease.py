@@ -30,12 +30,14 @@ from pipeline.grid import Tile
 from pipeline.integrity import verify_scene
 from pipeline.job import run
 from pipeline.lease import Lease, LeaseLost, Leases, is_holder
+from pipeline.ledger import TileRecord
 from pipeline.liveness import is_alive, machine, started
-from pipeline.plan import SceneJob, make_plan
+from pipeline.plan import make_plan
 from pipeline.ray_session import ray_session
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.scene_job import SceneJob
 from pipeline.settings import RunSettings
-from pipeline.store import SceneStore, TileRecord
+from pipeline.store import SceneStore
 from pipeline.worker import Prepared, Worker
 from tests.archives import array_bytes, command, counts, run_job
 from tests.scenes import write_envi, write_geotiff, write_zarr

@@ -11,9 +11,9 @@ from ray.exceptions import OutOfMemoryError
 
 from pipeline.actors import ActorPool, Failure, Work, _Seat
 from pipeline.grid import Tile
-from pipeline.plan import SceneJob
+from pipeline.ledger import TileRecord
 from pipeline.ray_session import ray_session
-from pipeline.store import TileRecord
+from pipeline.scene_job import SceneJob
 from pipeline.worker import Prepared
 from tests.test_actors import Moody, dispatch, job
 

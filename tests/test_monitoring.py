@@ -14,8 +14,8 @@ import pytest
 import yaml
 from ray.util.metrics import Counter
 
+from pipeline.ledger import TileRecord
 from pipeline.metrics import OF_ACTORS, OF_POOL, OF_RUN, PREFIX, ActorMeters
-from pipeline.store import TileRecord
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "infra" / "monitoring"

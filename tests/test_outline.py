@@ -15,7 +15,7 @@ from affine import Affine
 from pipeline import open_scene
 from pipeline.errors import SceneError
 from pipeline.outline import bounding_box, footprint
-from pipeline.readers.scene import Grid, grid_coords
+from pipeline.readers.georeference import Grid, grid_coords
 from tests.scenes import real
 
 ROWS, COLUMNS = 40, 60

@@ -12,10 +12,10 @@ from model import degradation
 from pipeline.calibration import Calibration, calibrate
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
+from pipeline.ledger import TileRecord
 from pipeline.quality import TileQuality, relative_error, scene_figures, total
 from pipeline.refinement import Refinement
 from pipeline.resolving import scene_engines
-from pipeline.store import TileRecord
 from pipeline.tile import SceneContext, compute_tile, read_tile
 from tests.test_model import make_card, make_net
 from tests.test_tile import compiled, make_scene, smooth, tiled, untiled

@@ -25,10 +25,11 @@ from pipeline.arrays import WrittenObject
 from pipeline.copies import Copies
 from pipeline.errors import SceneError
 from pipeline.integrity import Fault, scenes_to_verify, verify_scene
+from pipeline.ledger import ledger_bytes
 from pipeline.recompute import recorded_options
 from pipeline.stac.check import verify_catalogue
 from pipeline.storage import join
-from pipeline.store import SceneStore, ledger_bytes
+from pipeline.store import SceneStore
 from tests.archives import NODATA, SCALE_FACTOR, counts, publish
 from tests.scenes import write_geotiff
 

@@ -10,9 +10,9 @@ from benchmarks.dispatch import IdleActor, Meter, plan_scenes
 from benchmarks.soak import soak
 from pipeline.actors import ActorPool
 from pipeline.dispatch import Admission, Dispatcher, Handlers
-from pipeline.plan import SceneJob
+from pipeline.ledger import TileRecord
 from pipeline.ray_session import Share, ray_session
-from pipeline.store import TileRecord
+from pipeline.scene_job import SceneJob
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -18,8 +18,8 @@ from pipeline.calibration import Calibration
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
 from pipeline.job import run
-from pipeline.plan import SceneJob
 from pipeline.ray_session import ray_session
+from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate, borders_of, choose_borders
 from pipeline.settings import RunSettings
 from pipeline.store import CALIBRATION, SceneStore

@@ -29,10 +29,10 @@ from pipeline.actors import TileActor
 from pipeline.errors import SceneError, UsageError
 from pipeline.job import load_model
 from pipeline.metrics import ActorMeters
-from pipeline.plan import Model
 from pipeline.ray_session import ray_session
 from pipeline.readers import open_scene, scene_stem
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.scene_job import Model
 from pipeline.settings import RunSettings
 from pipeline.storage import describe, open_filesystem, redact
 from tests.archives import SCALE_FACTOR, counts, sr_archive, write_model

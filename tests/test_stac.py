@@ -20,7 +20,7 @@ import xarray as xr
 from infra.local_s3 import LocalS3
 from pipeline.catalog import list_scenes
 from pipeline.errors import SceneError
-from pipeline.readers.scene import crs_attrs
+from pipeline.readers.georeference import crs_attrs
 from pipeline.stac.catalogue import (
     catalogued,
     output_collection,

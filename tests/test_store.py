@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.arrays import Level, scene_template
+from pipeline.arrays import Level, OutputScene, scene_template
 from pipeline.grid import TileGrid, Window
 from pipeline.integrity import verify_scene
+from pipeline.ledger import TileRecord
 from pipeline.leftovers import sweep
 from pipeline.overviews import coarser
-from pipeline.store import OutputScene, SceneStore, TileRecord
+from pipeline.store import SceneStore
 
 GRID = TileGrid(20, 24, 8, 4)
 
@@ -39,7 +40,7 @@ def prepared(folder: Path, layout: str = "sharded") -> SceneStore:
 
 
 def fill(store: SceneStore, *, leave: int = 0) -> None:
-    output = OutputScene(store)
+    output = OutputScene(store.url)
     for number, tile in enumerate(list(GRID)[: len(GRID) - leave]):
         window = GRID.core(tile).scaled(4)
         height, width = window.bottom - window.top, window.right - window.left
@@ -95,7 +96,7 @@ def test_every_object_is_in_the_ledger(tmp_path: Path, layout: str) -> None:
 
 def test_a_tile_of_fill_still_leaves_its_shard(tmp_path: Path) -> None:
     store = prepared(tmp_path)
-    objects = OutputScene(store).write(
+    objects = OutputScene(store.url).write(
         "reflectance", Window(0, 32, 0, 32), np.full((3, 32, 32), -1, np.int16)
     )
     assert [item.key for item in objects] == ["reflectance/c/0/0/0"]
@@ -108,7 +109,7 @@ def test_a_tile_of_fill_still_leaves_its_shard(tmp_path: Path) -> None:
 def test_unaligned_writes_are_refused(tmp_path: Path, window: Window) -> None:
     height, width = window.bottom - window.top, window.right - window.left
     with pytest.raises(ValueError, match="not aligned"):
-        output = OutputScene(prepared(tmp_path))
+        output = OutputScene(prepared(tmp_path).url)
         output.write("reflectance", window, np.zeros((3, height, width), np.int16))
 
 

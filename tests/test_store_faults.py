@@ -18,9 +18,10 @@ from pipeline import SceneError, UsageError, events, open_scene, s3
 from pipeline.errors import StoreUnavailable
 from pipeline.integrity import verify_scene
 from pipeline.job import load_model, run
-from pipeline.plan import Model, make_plan
+from pipeline.plan import make_plan
 from pipeline.ray_session import ray_session
 from pipeline.run_report import RunReport
+from pipeline.scene_job import Model
 from pipeline.settings import RunSettings
 from pipeline.storage import check_reachable, open_filesystem, retry_seconds
 from pipeline.store import SceneStore

@@ -8,18 +8,13 @@ import torch
 import xarray as xr
 
 from model import SSPSR, degradation, inference, load_checkpoint
-from pipeline.calibration import (
-    WHOLE_SCENE,
-    Calibration,
-    calibrate,
-    network_input,
-    sample_windows,
-)
+from pipeline.calibration import Calibration, calibrate, network_input
 from pipeline.encoding import ValueEncoding, ValueRange
 from pipeline.errors import SceneError
 from pipeline.grid import TileGrid, Window
 from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import scene_engines, super_resolve
+from pipeline.sampling import WHOLE_SCENE, sample_windows
 from pipeline.tile import SceneContext, compute_tile, read_tile
 from tests.test_model import make_card, make_net
 

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.consistency import ConsistencySums
-from pipeline.arrays import scene_template
+from pipeline.arrays import OutputScene, scene_template
 from pipeline.encoding import ValueEncoding
 from pipeline.grid import TileGrid
 from pipeline.overviews import overview_factors
 from pipeline.product import output_levels
 from pipeline.quality import TileQuality
 from pipeline.refinement import ONE_PASS
-from pipeline.store import OutputScene, SceneStore
+from pipeline.store import SceneStore
 from pipeline.tile import TileOutput, write_tile
 from tests.test_tile import make_scene
 
@@ -52,7 +52,7 @@ def test_every_pixel_once(
         store = SceneStore(folder, "scene")
         template = scene_template(levels, layout, encoding.to_xarray())
         store.prepare(template, b"", {"fingerprint": "", "tiles": len(grid)})
-        output = OutputScene(store)
+        output = OutputScene(store.url)
         context: Any = SimpleNamespace(
             grid=grid, encoding=encoding, overviews=overview_factors(grid)
         )

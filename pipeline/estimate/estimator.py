@@ -8,8 +8,9 @@ from pipeline.estimate.extrapolation import Estimate
 from pipeline.estimate.rates import Amount
 from pipeline.estimate.sample import groups_of
 from pipeline.estimate.trial import rehearse
-from pipeline.plan import Model, Plan, make_plan
+from pipeline.plan import Plan, make_plan
 from pipeline.resolving import margin_around
+from pipeline.scene_job import Model
 from pipeline.settings import RunSettings
 from pipeline.storage import is_local, open_filesystem
 from pipeline.traffic import so_far

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pipeline import traffic
 from pipeline.estimate.metered import Phase
 from pipeline.estimate.sample import Group, Load
+from pipeline.ledger import TileRecord
 from pipeline.ray_session import Share
-from pipeline.store import TileRecord
 from pipeline.traffic import Traffic
 
 

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from statistics import median
 
 from pipeline.grid import Tile, TileGrid
-from pipeline.plan import SceneJob, ScenePlan
+from pipeline.plan import ScenePlan
+from pipeline.scene_job import SceneJob
 
 _GROUPS = 4  # that are measured; what is left counts as its nearest
 _SCENES = 2  # of a group

@@ -26,15 +26,16 @@ from pipeline.estimate.metered import Ended, Meter, MeteredActor, MeteredPool, P
 from pipeline.estimate.sample import RUN, Group, Load, load_of, sampled_tiles
 from pipeline.estimate.scratch import bytes_below, scratch
 from pipeline.lease import Leases
-from pipeline.plan import Model, SceneJob, ScenePlan, standing
+from pipeline.ledger import TileRecord
+from pipeline.plan import ScenePlan, standing
 from pipeline.publishing import Publisher
 from pipeline.ray_session import Share, ray_session
 from pipeline.run_report import RunReport, SceneRow
+from pipeline.scene_job import Model, SceneJob
 from pipeline.seams import SeamCertificate
 from pipeline.settings import RunSettings
 from pipeline.stac.publication import bring_up_to_date, save_quicklook
 from pipeline.storage import describe
-from pipeline.store import TileRecord
 from pipeline.traffic import Traffic
 from pipeline.worker import Prepared
 

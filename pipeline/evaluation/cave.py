@@ -16,12 +16,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.calibration import read_window
 from pipeline.errors import SceneError, UsageError
 from pipeline.evaluation.degraded import replaced
 from pipeline.grid import Window
 from pipeline.readers import open_scene
 from pipeline.storage import describe, open_filesystem, redact, unstrip
+from pipeline.values import read_window
 
 BANDS = 31
 FULL_SCALE = 65535

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from model.banded import Matrix
 from model.degradation import Degradation, bicubic, gaussian
-from pipeline.calibration import read_window
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
 from pipeline.settings import Degrading
-from pipeline.values import Values
+from pipeline.values import Values, read_window
 
 _CHUNK = 64  # LR pixels
 

@@ -25,10 +25,10 @@ from pipeline.evaluation.result import (
     SceneResult,
 )
 from pipeline.evaluation.trial import Contender, Trial, score
-from pipeline.plan import OutputOptions
 from pipeline.provenance import package_versions
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary
+from pipeline.scene_job import OutputOptions
 from pipeline.settings import Degrading, RunSettings
 
 Progress = Callable[[str], None]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from pipeline.calibration import read_window
 from pipeline.catalog import list_scenes
 from pipeline.errors import SceneError, UsageError
 from pipeline.evaluation.cave import cave_folders, open_cave
@@ -23,6 +22,7 @@ from pipeline.grid import Window
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary
 from pipeline.settings import Protocol
+from pipeline.values import read_window
 
 _CHIKUSEI = (2517, 2335)
 _CHIKUSEI_CROP = Window(106, 2410, 143, 2191)

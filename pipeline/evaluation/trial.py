@@ -12,7 +12,7 @@ import xarray as xr
 from model import Card
 from model.degradation import Degradation
 from model.inference import Engine
-from pipeline.calibration import Calibration, read_window
+from pipeline.calibration import Calibration
 from pipeline.enlarging import REACH, enlarge
 from pipeline.errors import SceneError
 from pipeline.evaluation.degraded import crop, degraded, replaced
@@ -25,12 +25,12 @@ from pipeline.evaluation.result import (
 from pipeline.evaluation.scores import Scores
 from pipeline.grid import TileGrid, Window
 from pipeline.nodata import FILL_DEPTH, fill_gaps
-from pipeline.plan import OutputOptions
 from pipeline.preparation import constants_of, read_as_asked
 from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.resolving import margin_of, scene_engines, super_resolve
+from pipeline.scene_job import OutputOptions
 from pipeline.storage import redact
-from pipeline.values import Values
+from pipeline.values import Values, read_window
 
 PEAK_PERCENTILE = 99.9
 

@@ -13,12 +13,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from model import Card
-from pipeline.calibration import Calibration, constants, network_input, read_window
+from pipeline.calibration import Calibration, constants, network_input
 from pipeline.errors import SceneError
 from pipeline.finetune.archive import open_masked
 from pipeline.finetune.job import Part, Pixels
 from pipeline.grid import Window
 from pipeline.spectral import band_windows
+from pipeline.values import read_window
 
 LEAST_VALID = 0.5  # share of valid values below which a patch is of little use
 _OPEN_SCENES = 8

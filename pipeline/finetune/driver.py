@@ -19,9 +19,9 @@ from pipeline.finetune.plan import Plan, make_plan
 from pipeline.finetune.records import NEW, START, TensorBoardLog, curves, final_card
 from pipeline.finetune.settings import FinetuneSettings
 from pipeline.finetune.split import Area
-from pipeline.plan import OutputOptions
 from pipeline.ray_session import Share, ray_session
 from pipeline.registry import Promotion, load_registered, promote
+from pipeline.scene_job import OutputOptions
 from pipeline.settings import RunSettings
 from pipeline.storage import (
     check_reachable,

@@ -36,8 +36,9 @@ from pipeline.readers.hdf import (
     texts,
     vector,
 )
+from pipeline.readers.packing import packing
 from pipeline.readers.planes import flag_variable, swath_coords
-from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs, packing
+from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs
 from pipeline.readers.spectral_axis import good_bands, to_nanometres
 from pipeline.storage import open_filesystem, unstrip, version_of
 

@@ -11,16 +11,10 @@ from pipeline.errors import SceneError
 from pipeline.readers import envi_header
 from pipeline.readers.boundary import boundary, failure, is_file
 from pipeline.readers.envi_geometry import Geometry
+from pipeline.readers.packing import Packing, packing
 from pipeline.readers.planes import BandPlane, swath_coords
 from pipeline.readers.raw import RawCube
-from pipeline.readers.scene import (
-    Packing,
-    SceneParts,
-    assemble,
-    chunk_sizes,
-    known_attrs,
-    packing,
-)
+from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs
 from pipeline.readers.spectral_axis import good_bands, to_nanometres, to_number
 from pipeline.storage import open_filesystem, redact, unstrip
 

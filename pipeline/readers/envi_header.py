@@ -11,7 +11,7 @@ import numpy as np
 import pyproj
 
 from pipeline.errors import SceneError
-from pipeline.readers.scene import GeoTransform, Grid
+from pipeline.readers.georeference import GeoTransform, Grid
 
 MAX_HEADER_BYTES = 4 * 2**20
 _MAX_SIDE = 2**31

@@ -24,15 +24,9 @@ from pipeline.errors import SceneError
 from pipeline.readers import archive
 from pipeline.readers.blocks import open_blocks, store_faults
 from pipeline.readers.boundary import boundary
-from pipeline.readers.scene import (
-    Grid,
-    SceneParts,
-    assemble,
-    check_block,
-    chunk_sizes,
-    known_attrs,
-    packing,
-)
+from pipeline.readers.georeference import Grid
+from pipeline.readers.packing import packing
+from pipeline.readers.scene import SceneParts, assemble, check_block, chunk_sizes, known_attrs
 from pipeline.readers.spectral_axis import good_bands, to_nanometres, to_number
 from pipeline.readers.tiff_ifd import Fetch, check_complete
 from pipeline.storage import is_local, open_filesystem, redact

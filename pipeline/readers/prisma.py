@@ -29,10 +29,12 @@ import pyproj
 import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
+from pipeline.readers.georeference import Grid
 from pipeline.readers.hdf import Hdf5Cube, attribute, check_storage, inside, is_plain, open_hdf5
 from pipeline.readers.masked import MaskedCube
+from pipeline.readers.packing import packing
 from pipeline.readers.planes import flag_variable
-from pipeline.readers.scene import Grid, SceneParts, assemble, chunk_sizes, known_attrs, packing
+from pipeline.readers.scene import SceneParts, assemble, chunk_sizes, known_attrs
 
 _SWATH = "HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields"
 _TOP = 65535

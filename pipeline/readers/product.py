@@ -16,8 +16,9 @@ from pipeline.readers.boundary import boundary, failure
 from pipeline.readers.delivery import Files, find_image, layer_name, metadata_names
 from pipeline.readers.geotiff import BandFacts, TiffCube, describe_tiff, open_tiff
 from pipeline.readers.masked import MaskedCube
+from pipeline.readers.packing import Packing
 from pipeline.readers.planes import Rule, flag_variable
-from pipeline.readers.scene import Packing, SceneParts, WindowReader, assemble
+from pipeline.readers.scene import SceneParts, WindowReader, assemble
 
 _LARGEST_METADATA = 16 * 2**20
 

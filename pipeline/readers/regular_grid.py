@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.readers.scene import FloatArray, GeoTransform
+from pipeline.readers.georeference import GeoTransform
+from pipeline.readers.packing import FloatArray
 
 _LONGEST_COORD = 10_000_000
 _UNEVEN = 1e-3  # of a step

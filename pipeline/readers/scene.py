@@ -1,7 +1,4 @@
-"""What every reader shares: from windows of raw values to the Dataset of the scene contract.
-
-Georeferencing follows the CF conventions 1.11 (grid mappings) and GDAL's six-number geotransform.
-"""
+"""What every reader shares: from windows of raw values to the Dataset of the scene contract."""
 
 from __future__ import annotations
 
@@ -14,14 +11,12 @@ from typing import Any, Protocol
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import pyproj
 import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
+from pipeline.readers.georeference import Grid, grid_coords
+from pipeline.readers.packing import FloatArray, Packing
 from pipeline.storage import redact
-
-FloatArray = npt.NDArray[np.float64]
-GeoTransform = tuple[float, float, float, float, float, float]
 
 _MAX_CHUNK_BYTES = 96 * 2**20
 _MOST_BANDS = 10_000
@@ -48,91 +43,6 @@ class WindowReader(Protocol):
 
     def read(self, band: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         """The window of three positive-step slices, in `dtype` (masked already: float NaN)."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How stored values become reflectance: `value = raw * scale + offset`, `fill` becomes NaN.
-
-    Each is one number, an array with one number per band, or None where the file says nothing.
-    """
-
-    scale: float | FloatArray | None = None
-    offset: float | FloatArray | None = None
-    fill: float | FloatArray | None = None
-
-    def decode(self, raw: npt.NDArray[Any], band: slice) -> npt.NDArray[np.float32]:
-        small = raw.dtype.itemsize <= 2 or raw.dtype == np.float32
-        work: type = np.float32 if small else np.float64
-        values: npt.NDArray[Any] = raw.astype(work)
-        if self.scale is not None:
-            values *= _per_band(self.scale, band).astype(work)
-        if self.offset is not None:
-            values += _per_band(self.offset, band).astype(work)
-        if self.fill is not None:
-            # A float file may hold its fill only as precisely as its own type can.
-            fill = _per_band(self.fill, band)
-            values[raw == (fill.astype(raw.dtype) if raw.dtype.kind == "f" else fill)] = np.nan
-        return values.astype(np.float32, copy=False)
-
-    def encoding(self, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """What a writer needs to store the values again; float32 if no one packing fits all."""
-        parts = {"scale_factor": self.scale, "add_offset": self.offset, "_FillValue": self.fill}
-        if any(isinstance(part, np.ndarray) for part in parts.values()):
-            return {"dtype": "float32"}
-        found: dict[str, Any] = {"dtype": str(dtype)}
-        found |= {name: float(part) for name, part in parts.items() if part is not None}
-        if "_FillValue" in found and dtype.kind in "iu":
-            found["_FillValue"] = int(found["_FillValue"])
-        return found
-
-
-def _per_band(value: float | FloatArray, band: slice) -> FloatArray:
-    array = np.asarray(value, dtype=np.float64)
-    return array[band].reshape(-1, 1, 1) if array.ndim else array
-
-
-def packing(
-    scales: Sequence[float | None],
-    offsets: Sequence[float | None],
-    fills: Sequence[float | None],
-    dtype: np.dtype[Any],
-    notes: list[str],
-) -> Packing:
-    """A `Packing` from one entry per band (or one for all); what has no effect is left out."""
-    fill = _merge([usable_fill(value, dtype, notes) for value in fills], math.nan)
-    scale, offset = _merge(scales, 1.0), _merge(offsets, 0.0)
-    if isinstance(scale, float) and (scale == 0 or not math.isfinite(scale)):
-        notes.append(f"scale factor {scale} ignored")
-        scale = None
-    if isinstance(offset, float) and offset == 0:
-        offset = None
-    if isinstance(scale, float) and scale == 1 and not offset:
-        scale = offset = None
-    if any(isinstance(part, np.ndarray) for part in (scale, offset, fill)):
-        notes.append("scale, offset or nodata differ by band")
-    return Packing(scale, offset, fill)
-
-
-def _merge(values: Sequence[float | None], default: float) -> float | FloatArray | None:
-    if all(value is None for value in values):
-        return None
-    filled = np.array([default if value is None else value for value in values], np.float64)
-    same = filled == filled[0] if not math.isnan(filled[0]) else np.isnan(filled)
-    return float(filled[0]) if same.all() else filled
-
-
-def usable_fill(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> float | None:
-    """The nodata value if the data type can hold it, else None and a note."""
-    if value is None or dtype.kind == "f":
-        return value
-    limits = np.iinfo(dtype)
-    if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
-        return value
-    note = f"nodata {value:g} cannot occur in {dtype} and is ignored"
-    if note not in notes:
-        notes.append(note)
-    return None
 
 
 class LazyCube:
@@ -181,18 +91,6 @@ def chunk_sizes(
     if bands * sizes[0] * sizes[1] * 4 > _MAX_CHUNK_BYTES:
         sizes = [min(size, 64) for size in shape[1:]]
     return bands, sizes[0], sizes[1]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where pixels lie: GDAL's geotransform and the CRS as WKT; either may be unknown."""
-
-    transform: GeoTransform | None
-    crs_wkt: str | None = None
-
-    @property
-    def axis_aligned(self) -> bool:
-        return self.transform is not None and self.transform[2] == 0 == self.transform[4]
 
 
 @dataclass
@@ -273,53 +171,6 @@ def _band_coords(parts: SceneParts, bands: int) -> dict[str, Any]:
     if parts.fwhm is not None:
         coords["fwhm"] = ("band", parts.fwhm, {"units": "nm"})
     return coords
-
-
-def grid_coords(grid: Grid | None, size: Sequence[int]) -> dict[str, Any]:
-    """`x`, `y` and `spatial_ref` for a grid of `size` (rows, cols)."""
-    rows, cols = size
-    coords: dict[str, Any] = {}
-    if grid is not None and (grid.transform or grid.crs_wkt):
-        attrs = crs_attrs(grid.crs_wkt)
-        if grid.transform:
-            attrs["GeoTransform"] = " ".join(repr(float(number)) for number in grid.transform)
-        coords["spatial_ref"] = ((), np.int64(0), attrs)
-    if grid is None or grid.transform is None or not grid.axis_aligned:
-        for name, count, word in (("x", cols, "column"), ("y", rows, "row")):
-            attrs = {"long_name": f"{word} centre in pixels", "units": "1"}
-            coords[name] = (name, np.arange(count) + 0.5, attrs)
-        return coords
-    x0, dx, _, y0, _, dy = grid.transform
-    x_attrs, y_attrs = _axis_attrs(grid.crs_wkt)
-    coords["x"] = ("x", x0 + (np.arange(cols) + 0.5) * dx, x_attrs)
-    coords["y"] = ("y", y0 + (np.arange(rows) + 0.5) * dy, y_attrs)
-    return coords
-
-
-def crs_attrs(wkt: str | None) -> dict[str, Any]:
-    """CF grid mapping attributes; also `spatial_ref`, under which GDAL looks for the WKT."""
-    if not wkt:
-        return {}
-    attrs = dict(pyproj.CRS.from_wkt(wkt).to_cf())
-    attrs["spatial_ref"] = attrs["crs_wkt"]
-    return attrs
-
-
-def _axis_attrs(wkt: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    if not wkt:
-        return {"axis": "X"}, {"axis": "Y"}
-    crs = pyproj.CRS.from_wkt(wkt)
-    if crs.is_geographic:
-        return (
-            {"axis": "X", "standard_name": "longitude", "units": "degrees_east"},
-            {"axis": "Y", "standard_name": "latitude", "units": "degrees_north"},
-        )
-    unit = crs.axis_info[0].unit_name if crs.axis_info else "metre"
-    name, units = "projection_{}_coordinate", "m" if unit in ("metre", "meter") else unit
-    return (
-        {"axis": "X", "standard_name": name.format("x"), "units": units},
-        {"axis": "Y", "standard_name": name.format("y"), "units": units},
-    )
 
 
 def known_attrs(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.readers.scene import FloatArray
+from pipeline.readers.packing import FloatArray
 
 _TO_NM = {
     "nm": 1.0,

@@ -22,16 +22,10 @@ import zarr
 from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary
 from pipeline.readers.candidates import choose_cube, is_cube
+from pipeline.readers.georeference import Grid
+from pipeline.readers.packing import packing
 from pipeline.readers.regular_grid import find_geotransform, parse_geotransform
-from pipeline.readers.scene import (
-    Grid,
-    SceneParts,
-    assemble,
-    check_block,
-    chunk_sizes,
-    known_attrs,
-    packing,
-)
+from pipeline.readers.scene import SceneParts, assemble, check_block, chunk_sizes, known_attrs
 from pipeline.readers.spectral_axis import good_bands, to_nanometres, units_of
 from pipeline.storage import redact
 

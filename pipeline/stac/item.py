@@ -13,19 +13,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import pyproj
 import shapely.geometry
 
 from pipeline.errors import SceneError
-from pipeline.masks import QUALITY
 from pipeline.readers.boundary import boundary
-from pipeline.spread import SPREAD
 from pipeline.stac.facts import PublishedScene
+from pipeline.stac.scene_assets import assets_of, pixel_size
 from pipeline.storage import redact
 
 COLLECTION = "super-resolved-scenes"
 STAC_VERSION = "1.1.0"
-ZARR_TYPE = "application/vnd.zarr"
 _EXTENSION = "https://stac-extensions.github.io/{}/v{}/schema.json"
 EXTENSIONS = {
     name: _EXTENSION.format(folder, version)
@@ -39,7 +36,6 @@ EXTENSIONS = {
 }
 # The acquisition of a scene without a time lies between these and its publication.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-_UP = "../.."  # from stac/items to the output's root
 _FIGURE = re.compile(r"[^a-z0-9_]+")
 _CARRIED = (
     "fingerprint",
@@ -64,18 +60,6 @@ def scene_item(scene: PublishedScene, collection: str = COLLECTION) -> Item:
         SceneError: the facts contradict each other.
     """
     with boundary(scene.scene_id, "cannot describe the scene", "bad-header"):
-        assets = {"data": _data_asset(scene)}
-        if scene.flags:
-            assets["quality"] = _flags_asset(scene)
-        if scene.spread:
-            assets["spread"] = _spread_asset(scene)
-        if scene.quicklook:
-            assets["thumbnail"] = {
-                "href": f"../quicklooks/{scene.scene_id}.png",
-                "type": "image/png",
-                "title": "Quicklook",
-                "roles": ["thumbnail"],
-            }
         item = {
             "type": "Feature",
             "stac_version": STAC_VERSION,
@@ -84,7 +68,7 @@ def scene_item(scene: PublishedScene, collection: str = COLLECTION) -> Item:
             **_where(scene),
             "properties": _properties(scene),
             "links": _links(scene),
-            "assets": assets,
+            "assets": assets_of(scene),
             "collection": collection,
         }
         item["stac_extensions"] = _extensions(item)
@@ -131,7 +115,7 @@ def _properties(scene: PublishedScene) -> dict[str, Any]:
         properties["instruments"] = [sensor]
     if isinstance(platform, str) and platform:
         properties["platform"] = platform
-    pixel = _metres(scene)
+    pixel = pixel_size(scene)
     if pixel is not None and isinstance(made.get("scale"), int):
         properties["gsd"] = pixel * made["scale"]
     properties |= {
@@ -198,114 +182,6 @@ def _links(scene: PublishedScene) -> list[dict[str, str]]:
         href = redact(source).replace(" ", "%20")
         links.append({"rel": "derived_from", "href": href, "title": "the scene as it was read"})
     return links
-
-
-def _data_asset(scene: PublishedScene) -> dict[str, Any]:
-    asset: dict[str, Any] = {
-        "href": f"{_UP}/{scene.scene_id}.zarr",
-        "type": ZARR_TYPE,
-        "title": "Super-resolved scene",
-        "roles": ["data"],
-        "zarr:zarr_format": scene.zarr_format,
-        "zarr:node_type": "group",
-        "zarr:consolidated": True,
-        "data_type": scene.dtype,
-    }
-    if scene.fill is not None:
-        asset["nodata"] = _nodata(scene)
-    if scene.units:
-        asset["unit"] = scene.units
-    if (scene.scale_factor, scene.add_offset) != (1.0, 0.0):
-        asset |= {"raster:scale": scene.scale_factor, "raster:offset": scene.add_offset}
-    pixel = _metres(scene)
-    if pixel is not None:
-        asset["raster:spatial_resolution"] = pixel
-    return asset | _projection(scene) | {"bands": _bands(scene)}
-
-
-def _nodata(scene: PublishedScene) -> float | int | str:
-    assert scene.fill is not None
-    if math.isnan(scene.fill):
-        return "nan"
-    return int(scene.fill) if scene.fill.is_integer() else scene.fill
-
-
-def _flags_asset(scene: PublishedScene) -> dict[str, Any]:
-    return {
-        **_array_asset(scene, QUALITY),
-        "title": "What each pixel rests on",
-        "roles": ["metadata", "data-mask"],
-        "data_type": "uint16",
-    }
-
-
-def _spread_asset(scene: PublishedScene) -> dict[str, Any]:
-    unit = {"unit": scene.units} if scene.units else {}
-    return {
-        **_array_asset(scene, SPREAD),
-        "title": "How far the results for all flips and turns of the scene spread",
-        "roles": ["metadata", "uncertainty"],
-        "data_type": "float32",
-        "nodata": "nan",
-        **unit,
-    }
-
-
-def _array_asset(scene: PublishedScene, name: str) -> dict[str, Any]:
-    return {
-        "href": f"{_UP}/{scene.scene_id}.zarr/{name}",
-        "type": ZARR_TYPE,
-        "zarr:zarr_format": scene.zarr_format,
-        "zarr:node_type": "array",
-    }
-
-
-def _bands(scene: PublishedScene) -> list[dict[str, Any]]:
-    """One entry per band; centre and width in micrometres, as the EO extension has them."""
-    bands: list[dict[str, Any]] = []
-    for index in range(scene.shape[0]):
-        band: dict[str, Any] = {"name": f"band_{index + 1}"}
-        for field, values in (
-            ("eo:center_wavelength", scene.wavelength),
-            ("eo:full_width_half_max", scene.fwhm),
-        ):
-            if values is not None and math.isfinite(values[index]) and values[index] > 0:
-                band[field] = round(values[index] / 1000, 9)
-        if scene.good_band is not None:
-            band["sr:good"] = scene.good_band[index]
-        bands.append(band)
-    return bands
-
-
-def _projection(scene: PublishedScene) -> dict[str, Any]:
-    """On the asset, as the extension advises: the quicklook has no such grid."""
-    _, rows, columns = scene.shape
-    found: dict[str, Any] = {"proj:shape": [rows, columns]}
-    if scene.crs_wkt:
-        crs = pyproj.CRS.from_wkt(scene.crs_wkt)
-        authority = crs.to_authority()
-        if authority is not None:
-            found["proj:code"] = ":".join(authority)
-        found["proj:wkt2"] = crs.to_wkt("WKT2_2019")
-    if scene.transform is not None:
-        a, b, c, d, e, f = scene.transform
-        corners = [(0, 0), (columns, 0), (0, rows), (columns, rows)]
-        xs = [a * column + b * row + c for column, row in corners]
-        ys = [d * column + e * row + f for column, row in corners]
-        found["proj:transform"] = [a, b, c, d, e, f]
-        found["proj:bbox"] = [min(xs), min(ys), max(xs), max(ys)]
-    return found
-
-
-def _metres(scene: PublishedScene) -> float | None:
-    """The side of a pixel, where the grid is in metres."""
-    if scene.crs_wkt is None or scene.transform is None:
-        return None
-    crs = pyproj.CRS.from_wkt(scene.crs_wkt)
-    if not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info[:2]):
-        return None
-    a, b, _, d, e, _ = scene.transform
-    return round(math.sqrt(abs(a * e - b * d)), 6)
 
 
 def _extensions(item: Item) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import UsageError, actors, events, job, storage, store
 from pipeline.grid import Tile
-from pipeline.plan import SceneJob
+from pipeline.scene_job import SceneJob
 from pipeline.settings import RunSettings
 from pipeline.stac import catalogue, publication
 

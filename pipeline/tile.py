@@ -23,7 +23,7 @@ from pipeline.nodata import fill_gaps
 from pipeline.overviews import coarser, halve, overview_name
 from pipeline.quality import TileQuality, measure_tile
 from pipeline.refinement import ONE_PASS, Refinement
-from pipeline.resolving import core_extents, margin_of, super_resolve
+from pipeline.resolving import Resolved, core_extents, margin_of, super_resolve
 from pipeline.spread import SPREAD, encode_spread
 from pipeline.swath import POSITIONS, Positions, read_positions, upsample_positions
 from pipeline.values import Values, read_window
@@ -104,10 +104,20 @@ def read_around(context: SceneContext, core: Window) -> tuple[Values, Window]:
 
 def compute_tile(context: SceneContext, tile: TileInput) -> TileOutput:
     """The core of a read tile, super-resolved, and what can be said of it."""
-    calibration, engine = context.calibration, context.engines[0]
-    made = super_resolve(tile.values, tile.core, context.engines, calibration, context.refinement)
-    bands = calibration.bands.valued
-    quality = pixel_quality(tile.values, bands, tile.core, engine.halo, tile.flags)
+    return assess_tile(context, tile, resolve_tile(context, tile))
+
+
+def resolve_tile(context: SceneContext, tile: TileInput) -> Resolved:
+    """The network's part of `compute_tile`."""
+    return super_resolve(
+        tile.values, tile.core, context.engines, context.calibration, context.refinement
+    )
+
+
+def assess_tile(context: SceneContext, tile: TileInput, made: Resolved) -> TileOutput:
+    """The rest of `compute_tile`, which needs no device."""
+    bands = context.calibration.bands.valued
+    quality = pixel_quality(tile.values, bands, tile.core, context.engines[0].halo, tile.flags)
     consistency = _consistency(context, tile, made.values)
     return TileOutput(made.values, quality, consistency, tile.positions, made.spread)
 

@@ -28,7 +28,7 @@ from pipeline.overviews import overview_factors
 from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
-from pipeline.resolving import scene_engines
+from pipeline.resolving import Resolved, scene_engines
 from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
@@ -36,9 +36,9 @@ from pipeline.storage import describe
 from pipeline.tile import (
     SceneContext,
     TileInput,
-    TileOutput,
-    compute_tile,
+    assess_tile,
     read_tile,
+    resolve_tile,
     write_tile,
 )
 
@@ -116,7 +116,8 @@ class Worker:
         started = time.perf_counter()
         values = read_tile(context, tile)
         read = time.perf_counter()
-        content, wait, spent = self._compute.submit(self._timed, context, values, read).result()
+        made, wait, spent = self._compute.submit(self._timed, context, values, read).result()
+        content = assess_tile(context, values, made)  # in this thread: the network goes on
         # A process that stood still may wake when the scene is another run's.
         if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
             raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
@@ -145,11 +146,11 @@ class Worker:
     @staticmethod
     def _timed(
         context: SceneContext, values: TileInput, asked: float
-    ) -> tuple[TileOutput, float, float]:
+    ) -> tuple[Resolved, float, float]:
         """The result, and the seconds until this thread was free for it and that it took."""
         started = time.perf_counter()
-        content = compute_tile(context, values)
-        return content, started - asked, time.perf_counter() - started
+        made = resolve_tile(context, values)
+        return made, started - asked, time.perf_counter() - started
 
     def _open(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
         """The scene's context, from the few kept open."""

@@ -110,3 +110,12 @@ def archive_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "output" / STATE / "runs").mkdir()
     (folder / "output" / STATE / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture(scope="module")
+def uncertain(archive_output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the `out` made of one of these scenes, which holds the spread."""
+    folder = tmp_path_factory.mktemp("uncertain")
+    source = archive_output / "source" / "tiff.tif"
+    publish(str(source), str(folder / "out"), write_model(folder), uncertainty=True)
+    return folder

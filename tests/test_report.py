@@ -129,6 +129,26 @@ def test_values_are_those_of_the_store_and_of_the_source(
     np.testing.assert_allclose(spectra, expected, rtol=0, atol=1e-7)
 
 
+def test_the_spread_comes_with_the_spectra(uncertain: Path) -> None:
+    """In the part whose spectra are shown, which is not all of the scene here."""
+    folder = uncertain / "report"
+    make_report(str(uncertain / "out"), str(folder), limits=Limits(spectra_megabytes=0.09))
+    scene = folder / "scenes" / "tiff"
+    pixels, expected = (
+        payload(scene / "scene.js")["pixels"],
+        xr.open_zarr(uncertain / "out/tiff.zarr"),
+    )
+    top, bottom, left, right = pixels["spectra"]
+    assert 0 < top < bottom < 40 and 0 < left < right < 52
+    spread = expected["reflectance_spread"].values[:, 4 * top : 4 * bottom, 4 * left : 4 * right]
+    side = 4 * min(pixels["block"], bottom - top), 4 * min(pixels["block"], right - left)
+    text = payload(scene / "spectra" / "0.0.js")["spread"]
+    ours = decoded(text, (12, *side), 0.0, pixels["spread_step"])
+    theirs = spread[:, : side[0], : side[1]]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=pixels["spread_step"])
+    assert np.nanmax(theirs) > 100 * pixels["spread_step"]
+
+
 def test_the_error_map_is_the_degraded_result_minus_the_scene(
     made: tuple[Path, Report], archive_output: Path
 ) -> None:

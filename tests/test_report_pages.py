@@ -322,6 +322,23 @@ def test_bands_composites_and_the_error_map(scene: Page) -> None:
     assert "same for both sides" in scene.find("legend").text
 
 
+def test_the_spread_lies_around_the_result(page: Page, uncertain: Path) -> None:
+    make_report(str(uncertain / "out"), str(uncertain / "page"))
+    page.open(f"file://{uncertain}/page/scenes/tiff/index.html")
+    page.find("canvas").send_keys(Keys.ENTER)
+    page.until("return srReport.spectra.pins.length === 1")
+    pin = page.run("return srReport.spectra.pins[0]")
+    result = xr.open_zarr(uncertain / "out" / "tiff.zarr")
+    expected = result["reflectance_spread"][:, pin["y"], pin["x"]].values
+    spread = np.array(pin["values"]["spread"], dtype=float)
+    np.testing.assert_allclose(spread, expected, atol=1e-5)
+    legend = page.find("spectrum").text
+    assert "SR + spread" in legend and "SR - spread" in legend
+    page.run("document.getElementById('spectrum-values').open = true")
+    heads = page.find("spectrum-table").find_elements(By.CSS_SELECTOR, "thead th")
+    assert [head.text for head in heads] == ["band", "nm", "SR", "spread", "bicubic", "LR"]
+
+
 def test_without_its_source_the_result_is_shown_alone(page: Page, report: str) -> None:
     page.open(f"{report}/scenes/store/index.html")
     assert "unreadable" in page.find("origin").text

@@ -25,6 +25,7 @@ from pipeline.nodata import fill_gaps
 from pipeline.report.extent import Extent
 from pipeline.report.origin import Origin
 from pipeline.report.packing import NODATA, Codes, Lattice, Quantiser, pack, script
+from pipeline.spread import SPREAD
 from pipeline.storage import describe, without_secrets
 from pipeline.values import Values
 
@@ -72,6 +73,8 @@ class Pixels:
         extent: of the page.
         scale: HR pixels along an LR pixel.
         size: rows and columns of the whole LR scene.
+        spread: how far the results of all turns spread, of the part that has spectra, and the size
+            of one code; None where the result holds no such array.
     """
 
     high: Codes
@@ -80,6 +83,7 @@ class Pixels:
     extent: Extent
     scale: int
     size: tuple[int, int]
+    spread: tuple[Codes, float] | None = None
 
     @classmethod
     def read(cls, result: xr.Dataset, low: Low | None, extent: Extent, scale: int) -> Pixels:
@@ -92,7 +96,8 @@ class Pixels:
             quantisers.append(Quantiser.of(plane, *beside, lattice=lattice))
             codes[band] = quantisers[-1].codes(plane)
         size = (result.sizes["y"] // scale, result.sizes["x"] // scale)
-        return cls(codes, low, tuple(quantisers), extent, scale, size)
+        spread = _spread(result, extent.spectra.scaled(scale))
+        return cls(codes, low, tuple(quantisers), extent, scale, size, spread)
 
     def facts(self) -> dict[str, Any]:
         """What the pages need to make values of the codes."""
@@ -111,6 +116,7 @@ class Pixels:
             "kernel": list(bicubic_enlargement(self.scale).weights),
             "reach": REACH,
             "has_low": self.low is not None,
+            "spread_step": None if self.spread is None else self.spread[1],
         }
 
     def images(self) -> Iterator[tuple[str, bytes]]:
@@ -159,6 +165,9 @@ class Pixels:
 
     def _block(self, window: Window) -> dict[str, Any]:
         payload: dict[str, Any] = {"high": pack(self.high[:, *window.scaled(self.scale).slices])}
+        if self.spread is not None:
+            inside = window.within(self.extent.spectra.within(self.extent.images))
+            payload["spread"] = pack(self.spread[0][:, *inside.scaled(self.scale).slices])
         if self.low is None:
             return payload
         around = Window(
@@ -181,6 +190,14 @@ def read_low(origin: Origin, extent: Extent) -> tuple[Low | None, str]:
         return None, without_secrets(str(error))
     except Exception as error:  # whatever a store or a library raises, it cannot be shown
         return None, describe(error)
+
+
+def _spread(result: xr.Dataset, window: Window) -> tuple[Codes, float] | None:
+    if SPREAD not in result:
+        return None
+    values = _read(result[SPREAD], window)
+    quantiser = Quantiser.of(values, np.zeros(1))
+    return quantiser.codes(values), quantiser.step
 
 
 def _error(pixels: Pixels, low: Low, band: int, high: Plane) -> Plane:

@@ -7,6 +7,8 @@ const dark = globalThis.matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Set();
 const FARTHEST = 5; // band steps; neighbours farther apart are not joined, for nothing was measured between
 
+const FAINT = "40"; // alpha of an area, behind a colour of six digits
+
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** The bands in order of the axis: wavelengths where all are known, else band numbers. */
@@ -34,7 +36,7 @@ function withBreaks(order, values) {
  * @param place element that gets the curves
  * @param axis of `axisOf`
  * @param label of the values
- * @param curves of {label, values by band, colour, dash, points}
+ * @param lines of {label, values by band, colour, dash, points, fills: down to the next line}
  */
 export function curves(place, axis, label, lines) {
   const state = { place, plot: null };
@@ -52,6 +54,7 @@ export function curves(place, axis, label, lines) {
         { ...ink, label: axis.label },
         { ...ink, label, size: 64, values: (_, ticks) => ticks.map((tick) => figure(tick, 6)) },
       ],
+      bands: lines.flatMap((line, place) => (line.fills ? [{ series: [place + 1, place + 2], fill: css(line.colour) + FAINT }] : [])),
       series: [
         { label: axis.short, value: (_, value) => figure(value, 6) || "--" },
         ...lines.map((line) => ({

@@ -89,7 +89,10 @@ export class Pixels {
     return y >= top * scale && y < bottom * scale && x >= left * scale && x < right * scale;
   }
 
-  /** Values of an HR pixel of the window by band: `high`, and with a source `bicubic` and `low`. */
+  /**
+   * Values of an HR pixel of the window by band: `high`, where the result has it `spread`, and with a
+   * source `bicubic` and `low`.
+   */
   async spectrum(x, y) {
     const { scale, block, reach, offset, step } = this.facts;
     const [top, bottom, left, right] = this.facts.spectra;
@@ -105,6 +108,13 @@ export class Pixels {
     const plane = rows * scale * width;
     const value = (code, band) => (code === NODATA ? null : offset[band] + step[band] * code);
     const spectrum = { high: offset.map((_, band) => value(high[band * plane + inside.y * width + inside.x], band)) };
+    if (payload.spread) {
+      const codes = await unpack(payload.spread, width);
+      spectrum.spread = offset.map((_, band) => {
+        const code = codes[band * plane + inside.y * width + inside.x];
+        return code === NODATA ? null : this.facts.spread_step * code;
+      });
+    }
     if (!payload.low) return spectrum;
     const outer = columns + 2 * reach;
     const low = await unpack(payload.low, outer);

@@ -71,7 +71,10 @@ export class Spectra {
     const lines = pins.flatMap((pin) => {
       const { x, y, values, variable: colour } = pin;
       const place = `${y + this.origin.y}, ${x + this.origin.x}`;
+      const away = (sign) => values.spread?.map((spread, band) => (spread === null ? null : values.high[band] + sign * spread));
       const kinds = [
+        { label: "SR + spread", values: this.#good(away(1)), colour, width: 0, fills: true },
+        { label: "SR - spread", values: this.#good(away(-1)), colour, width: 0 },
         { label: `SR ${place}`, values: this.#good(values.high), colour, width: 2 },
         { label: "bicubic", values: this.#good(values.bicubic), colour, dash: [6, 4] },
         { label: "LR", values: this.#good(values.low), colour, points: true },
@@ -88,7 +91,8 @@ export class Spectra {
   }
 
   #table(pin) {
-    const names = [["SR", pin.values.high], ["bicubic", pin.values.bicubic], ["LR", pin.values.low]].filter(([, values]) => values);
+    const { high, spread, bicubic, low } = pin.values;
+    const names = [["SR", high], ["spread", spread], ["bicubic", bicubic], ["LR", low]].filter(([, values]) => values);
     const head = make("tr", {}, ...["band", this.axis.short, ...names.map(([name]) => name)].map((name) => make("th", { scope: "col" }, name)));
     const rows = this.axis.bands.map((band) =>
       make(

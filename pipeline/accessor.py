@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,17 @@ class SceneAccessor:
         picture[~np.isfinite(planes).all(axis=0)] = 0
         return picture
 
+    def for_netcdf(self) -> xr.Dataset:
+        """The scene with attributes that netCDF can hold: those that are nested, as JSON.
+
+        `scene.sr.for_netcdf().to_netcdf(path)`, with netCDF4 or h5netcdf installed.
+        """
+        scene = self._scene.copy()
+        parts: list[Any] = [scene, *scene.variables.values()]
+        for part in parts:
+            part.attrs = {name: _flat(value) for name, value in part.attrs.items()}
+        return scene
+
     def _wavelengths(self) -> NDArray[np.float64]:
         if "wavelength" not in self._scene.coords:
             raise UsageError("the scene states no wavelengths (coordinate `wavelength`, nm)")
@@ -104,6 +116,12 @@ class SceneAccessor:
 
     def _good(self) -> NDArray[np.bool_]:
         return good_bands(self._scene)
+
+
+def _flat(value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else (value,)
+    plain = all(isinstance(part, str | int | float | np.generic | np.ndarray) for part in parts)
+    return value if plain and not isinstance(value, bool) else json.dumps(value)
 
 
 def good_bands(scene: xr.Dataset) -> NDArray[np.bool_]:

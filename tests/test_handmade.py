@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ def test_centres_alone_are_a_grid(tmp_path: Path) -> None:
     less = scene.assign_coords(spatial_ref=((), 0, only_crs))
     xr.testing.assert_identical(taken(less), scene)
     assert geobox_of(taken(scene.drop_vars("spatial_ref"))).affine == TRANSFORM
+
+
+def test_a_result_goes_through_netcdf(tmp_path: Path, model: Path) -> None:
+    uri = write_geotiff(tmp_path / "scene.tif", counts(20, 18), scale=SCALE_FACTOR)
+    fine = pipeline.super_resolve(open_scene(uri), model, uncertainty=True)
+    with pytest.raises(TypeError, match="attr"):
+        fine.to_netcdf(tmp_path / "nested.nc", engine="h5netcdf")
+    fine.sr.for_netcdf().to_netcdf(tmp_path / "fine.nc", engine="h5netcdf")
+    back = xr.open_dataset(tmp_path / "fine.nc", engine="h5netcdf", decode_coords="all")
+    assert json.loads(back.attrs["sr_archive"]) == json.loads(json.dumps(fine.attrs["sr_archive"]))
+    xr.testing.assert_identical(back.load().drop_attrs(), fine.drop_attrs())
+    assert geobox_of(back) == geobox_of(fine) is not None
 
 
 def test_a_scene_keeps_its_place_through_netcdf(tmp_path: Path) -> None:

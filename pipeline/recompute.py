@@ -17,7 +17,6 @@ from typing import Any
 import pydantic
 import torch
 
-from model import CheckpointError
 from pipeline.calibration import Calibration
 from pipeline.catalog import SceneRef, list_scenes
 from pipeline.errors import SceneError, UsageError
@@ -26,7 +25,7 @@ from pipeline.integrity import Recorded, scenes_to_verify
 from pipeline.ledger import TileRecord
 from pipeline.objects import DOCUMENTS
 from pipeline.plan import open_job
-from pipeline.registry import load_registered
+from pipeline.registry import usable_model
 from pipeline.scene_job import Model, OutputOptions, SceneJob, code_version
 from pipeline.settings import Precision
 from pipeline.storage import redact
@@ -65,10 +64,7 @@ class Source:
         Raises:
             UsageError: it cannot be used.
         """
-        try:
-            return Model.of(*load_registered(self.model))
-        except CheckpointError as error:
-            raise UsageError(f"--model: {error}") from error
+        return usable_model(self.model)
 
 
 def recorded_options(made: Mapping[str, Any]) -> OutputOptions:

@@ -50,6 +50,7 @@ from pipeline.tile import (
 )
 
 _BYTES = 12  # of an HR value at most: as stored, as decoded
+_SPREAD_BYTES = 4
 _LIMITS = (  # of a container, by version of control groups
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -122,7 +123,8 @@ def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> No
     bands, rows, columns = (scene.sizes[name] for name in DIMS)
     if options.bands == "resample":
         bands = config.bands
-    needed = _BYTES * bands * rows * columns * config.scale**2 + worker_bytes(
+    each = _BYTES + (_SPREAD_BYTES if options.uncertainty else 0)
+    needed = each * bands * rows * columns * config.scale**2 + worker_bytes(
         config, len(model.data) // 4, options.tile, bands, model.halo, options.refinement
     )
     if needed > (there := _available_memory()):

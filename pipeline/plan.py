@@ -79,7 +79,9 @@ class ScenePlan:
     @property
     def bytes_raw(self) -> int:
         """Size of the output before compression."""
-        return 0 if self.job is None else self.job.pixel_bands * 4
+        if self.job is None:
+            return 0
+        return self.job.pixel_bands * (8 if self.job.options.uncertainty else 4)
 
     def summary(self) -> dict[str, Any]:
         """Plain facts for tables and JSON."""

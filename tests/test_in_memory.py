@@ -172,6 +172,8 @@ def test_a_larger_scene_needs_more(model: Path, monkeypatch: pytest.MonkeyPatch)
     huge = xr.Dataset({"reflectance": (("band", "y", "x"), da.zeros((200, 30_000, 30_000)))})
     with pytest.raises(ValueError, match=r"takes about 3[0-9]{4}"):
         pipeline.super_resolve(huge, model)
+    with pytest.raises(ValueError, match=r"takes about 4[0-9]{4}"):
+        pipeline.super_resolve(huge, model, uncertainty=True)
 
 
 def test_the_result_lies_in_memory_and_may_be_changed_and_stored(

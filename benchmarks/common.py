@@ -1,7 +1,8 @@
-"""What the benchmarks share: a network, medians and a table; needs torch alone."""
+"""What the benchmarks share: a network, arguments, medians, a table; needs torch alone."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import time
@@ -26,6 +27,18 @@ def make_net(bands: int, scale: int = 4, features: int = 256, blocks: int = 3) -
 def write_checkpoint(net: SSPSR, path: Path) -> None:
     architecture = Architecture(**net.config.to_dict())
     save_checkpoint(path, net, Card(name="benchmark", architecture=architecture))
+
+
+def scenes_to_measure(description: str | None) -> argparse.Namespace:
+    """The arguments of benchmarks over the shared scenes; torch gets as many threads as asked."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--quick", action="store_true", help="one scene of each set")
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    return given
 
 
 def seconds(work: Callable[[], object], runs: int) -> float:

@@ -11,19 +11,17 @@ tile of the usual size costs is measured on noise.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.attention_modes import Case, Cases, frozen, untiled
-from benchmarks.common import print_table, seconds
+from benchmarks.common import print_table, scenes_to_measure, seconds
 from model import inference, load_checkpoint
 from model.consistency import bicubic_consistency, consistency
 from model.degradation import Degradation, bicubic, gaussian, upsample
@@ -131,13 +129,7 @@ def costs(engine: Engine, bands: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one scene of each set")
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = scenes_to_measure(__doc__)
     reaches()
     net, card = load_checkpoint(given.model)
     engine = inference.compile(net, precision="fp32")

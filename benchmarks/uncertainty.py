@@ -11,10 +11,7 @@ bicubic, and how steep bicubic is.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.attention_modes import Case, Cases, frozen
-from benchmarks.common import print_table, timed
+from benchmarks.common import print_table, scenes_to_measure, timed
 from model import inference, load_checkpoint
 from model.degradation import upsample
 from model.inference import Engine
@@ -78,12 +75,14 @@ class Scene:
 
     Attributes:
         plain, mean: without and with the ensemble.
+        error: of the plain result, by pixel.
+        rankers: what pixels are ranked by, in the order of `RANKERS`.
         times: seconds of all turns over seconds of one.
     """
 
     def __init__(self, case: Case, engine: Engine) -> None:
         assert case.reference is not None
-        self.case, self.reference = case, case.reference
+        self.reference = case.reference
         rows, columns = case.low.shape[1:]
         core = Window(0, rows, 0, columns)
         engines = frozen(case, engine, [core])
@@ -98,8 +97,9 @@ class Scene:
         self.plain, self.mean = made[ONE_PASS].values, made[BOTH].values
         spread = made[BOTH].spread
         assert spread is not None
-        self.spread = spread
-        self.larger = upsample(torch.from_numpy(case.low), engine.config.scale).numpy()
+        larger = upsample(torch.from_numpy(case.low), engine.config.scale).numpy()
+        self.error = rms(self.plain - self.reference)
+        self.rankers = [rms(each) for each in (spread, self.plain - larger, gradient(larger))]
 
     def figures(self, estimate: Values) -> tuple[float, float]:
         """PSNR and SAM."""
@@ -110,37 +110,25 @@ class Scene:
         single, mean = self.figures(self.plain), self.figures(self.mean)
         return [*single, *(m - s for m, s in zip(mean, single, strict=True)), self.times]
 
-    def rankers(self) -> Mapping[str, Plane]:
-        """What pixels are ranked by."""
-        images = self.spread, self.plain - self.larger, gradient(self.larger)
-        return dict(zip(RANKERS, map(rms, images), strict=True))
-
     def ranking(self) -> list[float]:
         """Rank correlations with the error of the plain result, then shares of the first tenth.
 
         The last is the share that a ranking by the error itself would find.
         """
-        error, rankers = rms(self.plain - self.reference), self.rankers().values()
-        found = [float(spearmanr(error, each, axis=None).statistic) for each in rankers]
-        return [*found, *(top_share(error, each) for each in rankers), top_share(error, error)]
+        error = self.error
+        found = [float(spearmanr(error, each, axis=None).statistic) for each in self.rankers]
+        return [*found, *(top_share(error, each) for each in (*self.rankers, error))]
 
     def calibration(self) -> list[float]:
         """Error over spread, both root mean squares: of all pixels and of each tenth by spread."""
-        spread = rms(self.spread)
-        errors = tenths(rms(self.plain - self.reference), spread)
-        spreads = tenths(spread, spread)
+        spread = self.rankers[0]
+        errors, spreads = tenths(self.error, spread), tenths(spread, spread)
         whole = errors.mean() / spreads.mean()
         return [float(each) ** 0.5 for each in (whole, *errors / spreads)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one scene of each set")
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = scenes_to_measure(__doc__)
     net, card = load_checkpoint(given.model)
     engine = inference.compile(net, precision="fp32")
     cases = Cases(given.data, card, UNSEEN)

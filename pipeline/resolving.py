@@ -5,7 +5,7 @@ All is said of physical values; nothing here reads or writes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,9 +83,10 @@ def super_resolve(
     scale, device = engines[0].config.scale, engines[0].device
     plan = calibration.bands
     inputs = torch.from_numpy(network_input(values, calibration)).to(device)
-    one_pass = partial(
-        _conserved if refinement.conserve else _network, values, inputs, core, engines, calibration
-    )
+    network = partial(_network, inputs, engines, calibration)
+    one_pass: Callable[[Turn], torch.Tensor] = partial(network, core)
+    if refinement.conserve:
+        one_pass = _conserving(network, values, core, engines[0], list(plan.used))
     total, deviation = one_pass(TURNS[0]), None
     if refinement.turned:
         moments = Moments(total)
@@ -93,72 +94,71 @@ def super_resolve(
             moments.add(one_pass(turn))
         total = moments.mean if refinement.ensemble else total
         deviation = moments.deviation if refinement.uncertainty else None
-    result: Values = total.cpu().numpy()
-    spread: Values | None = None if deviation is None else deviation.cpu().numpy()
-    _clear(result, plan.used)
+    made: list[Values] = [each.cpu().numpy() for each in (total, deviation) if each is not None]
+    for each in made:
+        _clear(each, plan.used)
     if bands := list(plan.upsampled):
         filled = fill_gaps(values[bands], calibration.background[bands])
-        result[bands] = enlarge(filled, core, scale, device)
+        made[0][bands] = enlarge(filled, core, scale, device)
     gaps = np.isnan(values[:, *core.slices])
-    for stored in (result,) if spread is None else (result, spread):
-        for band in np.flatnonzero(gaps.any(axis=(1, 2))):
-            stored[band][repeat_pixels(gaps[band], scale)] = np.nan
-    if spread is not None:
-        _clear(spread, plan.used)
-    return Resolved(result, spread)
+    for band in np.flatnonzero(gaps.any(axis=(1, 2))):
+        hidden = repeat_pixels(gaps[band], scale)
+        for each in made:
+            each[band][hidden] = np.nan
+    return Resolved(*made)
 
 
 def _network(
-    values: Values,
     inputs: torch.Tensor,
-    core: Window,
     engines: Sequence[Engine],
     calibration: Calibration,
+    core: Window,
     turn: Turn,
 ) -> torch.Tensor:
     """What the network makes of the core, gaps filled; nothing sensible in bands not used.
 
     Args:
-        inputs: what the network sees of `values`, `(used bands, rows, cols)`.
+        inputs: what the network sees of the window, `(bands, rows, cols)`.
         turn: in which the network sees it.
     """
-    device = engines[0].device
+    bands, *shape = inputs.shape
     plan = calibration.bands
-    seen, place = turn.of(inputs), turn.of_window(core, values.shape[1:])
-    weights = plan.blend_weights(len(values)) / calibration.gains
+    seen, place = turn.of(inputs), turn.of_window(core, shape)
+    weights = plan.blend_weights(bands) / calibration.gains
     rows, columns = place.scaled(engines[0].config.scale).shape
-    total = torch.empty(len(values), rows, columns, device=device)
-    begun = np.zeros(len(values), dtype=bool)
+    total = torch.empty(bands, rows, columns, device=inputs.device)
+    begun = np.zeros(bands, dtype=bool)
     for window, engine, weight in zip(plan.windows, engines, weights, strict=True):
         x = seen[list(window.bands)][None]
         y = run_engine(engine, x, place)[0, window.start : window.stop]
-        _blend(total, y, window.kept, torch.from_numpy(weight).to(device), begun)
+        _blend(total, y, window.kept, torch.from_numpy(weight).to(inputs.device), begun)
     return turn.back(total)
 
 
-def _conserved(
+def _conserving(
+    network: Callable[[Window, Turn], torch.Tensor],
     values: Values,
-    inputs: torch.Tensor,
     core: Window,
-    engines: Sequence[Engine],
-    calibration: Calibration,
-    turn: Turn,
-) -> torch.Tensor:
-    """The same, projected on what degrades to the scene; needs the network around the core."""
-    engine, used = engines[0], list(calibration.bands.used)
+    engine: Engine,
+    used: list[int],
+) -> Callable[[Turn], torch.Tensor]:
+    """`network`, projected on what degrades to the scene; needs its result around the core."""
     degradation = bicubic(engine.config.scale)
     around = core.grown(reach(degradation), values.shape[1:])
-    total = _network(values, inputs, around, engines, calibration, turn)
     rows, columns = core.scaled(engine.config.scale).shape
-    result = torch.empty(len(values), rows, columns, device=engine.device)
     extents = core_extents(core, values.shape[1:], margin_of(engine, conserve=True))
     down, right = (
         Extent(each.start - first, each.stop - first, each.at_start, each.at_end)
         for each, first in zip(extents, (around.top, around.left), strict=True)
     )
     lr = torch.from_numpy(values[used][:, *around.slices]).to(engine.device)
-    result[used] = conserved(total[used], lr, down, right, degradation)
-    return result
+
+    def one_pass(turn: Turn) -> torch.Tensor:
+        result = torch.empty(len(values), rows, columns, device=engine.device)
+        result[used] = conserved(network(around, turn)[used], lr, down, right, degradation)
+        return result
+
+    return one_pass
 
 
 def core_extents(core: Window, shape: Sequence[int], margin: int) -> tuple[Extent, Extent]:

@@ -8,6 +8,7 @@ results spread tells where the network is unsure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,7 +37,7 @@ class Turn:
         image = turned.flip(self._reversed) if self._reversed else turned
         return image.transpose(-1, -2) if self.transposed else image
 
-    def of_window(self, window: Window, shape: tuple[int, int]) -> Window:
+    def of_window(self, window: Window, shape: Sequence[int]) -> Window:
         """Where a window of an image of that shape lies in the turned image."""
         down, across = (window.top, window.bottom), (window.left, window.right)
         rows, columns = shape
@@ -60,25 +61,22 @@ class Moments:
     """Mean and spread of some results, which come one after the other.
 
     Sums are kept of differences from the first result, so that they do not cancel.
-
-    Attributes:
-        first: the first result, as it came.
     """
 
     def __init__(self, first: Tensor) -> None:
-        self.first, self._count = first, 1
+        self._first, self._count = first, 1
         self._sum, self._squares = torch.zeros_like(first), torch.zeros_like(first)
 
     def add(self, result: Tensor) -> None:
         """One more of the same shape."""
-        apart = result - self.first
+        apart = result - self._first
         self._sum += apart
         self._squares.addcmul_(apart, apart)
         self._count += 1
 
     @property
     def mean(self) -> Tensor:
-        return torch.add(self.first, self._sum, alpha=1 / self._count)
+        return torch.add(self._first, self._sum, alpha=1 / self._count)
 
     @property
     def deviation(self) -> Tensor:

@@ -5,7 +5,7 @@ All positions count from the first pixel of the window that is read, at the reso
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -43,6 +43,7 @@ class Axis:
         core: first and last (exclusive) LR pixel of the core.
         starts, ends: the window's border is the scene's.
         between: first and last (exclusive) pixel that the trunk reads, at its resolution.
+        padded_below: bodies with fewer pixels are padded in the middle of the scene too.
     """
 
     config: SSPSRConfig
@@ -52,15 +53,17 @@ class Axis:
     starts: bool
     ends: bool
     between: tuple[int, int]
+    padded_below: int
 
     @classmethod
-    def of(cls, extent: Extent, size: int, config: SSPSRConfig) -> Axis:
+    def of(cls, extent: Extent, size: int, config: SSPSRConfig, *, padded_below: int = 0) -> Axis:
         """Plan one axis.
 
         Args:
             extent: of the tile in an array of `size` LR pixels.
             size: of the array.
             config: of the network.
+            padded_below: pad bodies with fewer pixels in the middle of the scene too.
 
         Raises:
             ValueError: no core inside the array, or a halo smaller than the network's.
@@ -97,6 +100,7 @@ class Axis:
                 max(0, first) if starts else first,
                 min(factor * (end - begin), last) if ends else last,
             ),
+            padded_below=padded_below,
         )
 
     @property
@@ -108,10 +112,10 @@ class Axis:
     def padding(self) -> int:
         """Of 3x3 convolutions: 0 consumes the halo; 1 pads with zeros, as published.
 
-        With the scene's border on one side only, the other side is padded too: what that spoils
-        is cut off behind the body.
+        With the scene's border on one side only, or few pixels, other sides are padded too:
+        what that spoils is cut off behind the body.
         """
-        return int(self.starts or self.ends)
+        return int(self.starts or self.ends or self.size < self.padded_below)
 
     @property
     def trunk_starts(self) -> bool:
@@ -123,7 +127,8 @@ class Axis:
 
     @property
     def trunk_padding(self) -> int:
-        return int(self.trunk_starts or self.trunk_ends)
+        few = self.between[1] - self.between[0] < self.padded_below
+        return int(self.trunk_starts or self.trunk_ends or few)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -183,7 +188,10 @@ class Axis:
         start, stop = self.core
         middle = (start + stop) // 2
         first, second = (
-            Axis.of(Extent(*core, self.starts, self.ends), self.size, self.config)
+            replace(
+                Axis.of(Extent(*core, self.starts, self.ends), self.size, self.config),
+                padded_below=self.padded_below,
+            )
             for core in ((start, middle), (middle, stop))
         )
         return first, second

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import ChannelAttention
-from model.convolution import Convolution, Padding, SplitConvolution, halves
-from model.extent import Axis
-from model.fusion import Chain, Kernel, Places, Stage
+from model.convolution import (
+    Convolution,
+    Padding,
+    SplitConvolution,
+    padded_below,
+)
+from model.fusion import Chain, Stage
+from model.skip import Skip
 from model.sspsr import SSPSR, Branch, SpatialSpectralBlock
 from model.upsampling import Upsampling
-
-_COARSE = 0.5  # norm of the skip path's detail from which bfloat16 inputs need a second half
 
 Gate = Callable[[int, Tensor], Convolution]  # block, its input -> the convolution with attention
 
@@ -90,58 +92,6 @@ def _crop(x: Tensor, padding: Padding, pixels: int) -> Tensor:
     return x[:, :, rows, columns]
 
 
-class Skip:
-    """The skip of the bicubic image: skip_conv and final as one 5x5 convolution.
-
-    In bfloat16 the image itself would be rounded to 8 bits. So the convolution is split: what it
-    does to a constant runs in float32, one 1x1 convolution; the rest, which vanishes on a
-    constant, runs in bfloat16, on the image's upper 8 bits and, where its weights are large, on
-    the next 8.
-    """
-
-    def __init__(self, net: SSPSR, device: torch.device, dtype: torch.dtype) -> None:
-        self._mix: Convolution | None = None
-        self._halves, self._dtype = 1, dtype
-        kernels = Chain([Stage.of(net.skip_conv), Stage.of(net.final)]).kernels()
-        if dtype != torch.float32:
-            kernels = self._split(kernels, device)
-        self._detail = Upsampling(kernels, device, dtype)
-
-    def _split(
-        self, kernels: Iterable[tuple[Places, Kernel]], device: torch.device
-    ) -> Iterator[tuple[Places, Kernel]]:
-        """Take the constant's part out of the map; repeat the rest for every half of the image."""
-        for places, kernel in kernels:
-            weight, bias = kernel.weight, kernel.bias
-            if places == ("middle", "middle"):
-                mix = weight.sum((-2, -1), keepdim=True)
-                weight = weight.clone()
-                weight[..., 2:3, 2:3] -= mix
-                norm = weight.square().sum((3, 4, 5)).mean().sqrt()  # of the map to one band
-                self._halves = 2 if float(norm) > _COARSE else 1
-                # The constant's part also takes what rounding the rest would add to it.
-                mix -= weight.to(self._dtype).double().sum((-2, -1), keepdim=True)
-                mixing = mix[0, 0].float().to(device)
-                self._mix = Convolution(mixing, bias.flatten().float().to(device), torch.float32)
-                bias = torch.zeros_like(bias)
-            weight = torch.cat([weight] * self._halves, dim=3)
-            yield places, replace(kernel, weight=weight, bias=bias)
-
-    def __call__(self, bicubic: Tensor, rows: Axis, columns: Axis) -> Tensor:
-        """`[N, rows, columns, bands]` of the core, from the bicubic image around it."""
-        reaches = rows.skip_tail(), columns.skip_tail()
-        if self._mix is None:
-            return self._detail(bicubic, *reaches)
-        inside = tuple(slice(r.low - r.origin, r.high - r.origin) for r in reaches)
-        y = self._mix(bicubic).permute(0, 2, 3, 1)[:, *inside]
-        if self._halves == 2:
-            detail = torch.cat(halves(bicubic, self._dtype), dim=1)
-        else:
-            detail = bicubic.to(self._dtype)
-        self._detail.add_to(y, detail, *reaches)
-        return y
-
-
 class FusedNetwork:
     """All parts of a network: bodies and tails of branches and trunk, and the skip.
 
@@ -153,6 +103,7 @@ class FusedNetwork:
     def __init__(self, net: SSPSR, dtype: torch.dtype) -> None:
         self.config, self.dtype = net.config, dtype
         self.device = next(net.parameters()).device
+        self.padded_below = padded_below(self.device, dtype, net.config.features)
         config = self.config
         groups = range(1 if config.shared_branch else len(config.group_starts))
         branches = [net.branch_of(group) for group in groups]
@@ -164,14 +115,19 @@ class FusedNetwork:
             self._tail([*_stages(branch), Stage.of(cast(nn.Conv2d, branch.tail))])
             for branch in branches
         ]
-        self.trunk = Body(net.trunk, dtype, _convolution(net.trunk.head, 1.0, dtype))
+        self.trunk = Body(net.trunk, dtype, self._merging_head(net))
         # The final convolution serves trunk and skip; its bias counts once.
         self.trunk_tail = self._tail([*_stages(net.trunk), Stage.of(net.final, biased=False)])
         self.skip = Skip(net, self.device, dtype)
-        count = torch.zeros(config.bands)
-        for start in config.group_starts:
-            count[start : start + config.group_size] += 1
-        self.share = (1 / count).to(self.device)
+
+    def _merging_head(self, net: SSPSR) -> Convolution:
+        """The trunk's first convolution, on the groups side by side instead of their mean."""
+        head, config = cast(nn.Conv2d, net.trunk.head), net.config
+        members = torch.arange(config.group_size)
+        bands = torch.cat([members + start for start in config.group_starts]).to(self.device)
+        share = 1 / torch.bincount(bands, minlength=config.bands)
+        weight = head.weight[:, bands] * share[bands].view(-1, 1, 1)
+        return Convolution(weight, _bias(head), self.dtype)
 
     def _tail(self, stages: list[Stage]) -> Upsampling:
         return Upsampling(Chain(stages).kernels(), self.device, self.dtype)

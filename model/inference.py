@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -119,9 +119,10 @@ class Engine:
             MemoryError: not enough memory even for the smallest part.
         """
         self._check(x)
-        axes = tuple(
-            Axis.of(extent, size, self.config)
-            for extent, size in zip((rows, columns), x.shape[2:], strict=True)
+        high, wide = x.shape[2:]
+        axes = (
+            Axis.of(rows, high, self.config),
+            Axis.of(columns, wide, self.config, padded_below=self._network.padded_below),
         )
         whole = all(axis.starts and axis.ends and axis.core == (0, axis.size) for axis in axes)
         if self._gates is None and not whole:
@@ -204,42 +205,40 @@ class Engine:
     def _features(
         self, x: Tensor, rows: Axis, columns: Axis, gate_of: Callable[[int], Gate]
     ) -> Tensor:
-        """Branches, merged groups and the trunk's body, at the resolution between them."""
+        """Branches and the trunk's body, at the resolution between them."""
         network, config = self._network, self.config
         high, wide = (axis.between[1] - axis.between[0] for axis in (rows, columns))
-        merged = x.new_zeros(len(x), high, wide, config.bands)
+        size = len(x), high, wide, len(config.group_starts), config.group_size
+        between = torch.empty(size, dtype=network.dtype, device=x.device)
         padding = (rows.padding, columns.padding)
+        reaches = rows.branch_tail(), columns.branch_tail()
         for groups in self._chunks(x):
-            bands = [
-                slice(start, start + config.group_size)
-                for start in (config.group_starts[group] for group in groups)
-            ]
-            parts = torch.cat([x[:, part] for part in bands])
+            starts = [config.group_starts[group] for group in groups]
+            parts = torch.cat([x[:, start : start + config.group_size] for start in starts])
             features = network.body(groups[0])(parts, padding, [gate_of(group) for group in groups])
-            reaches = rows.branch_tail(), columns.branch_tail()
-            for part, share in zip(bands, torch.split(features, len(x)), strict=True):
-                network.tail(groups[0]).add_to(merged[..., part], share, *reaches)
-        merged *= network.share
+            share = between[:, :, :, groups.start : groups.stop].permute(3, 0, 1, 2, 4)
+            network.tail(groups[0]).fill(share, features, *reaches)
         trunk_padding = (rows.trunk_padding, columns.trunk_padding)
-        return network.trunk(
-            merged.permute(0, 3, 1, 2).to(network.dtype), trunk_padding, [gate_of(_TRUNK)]
-        )
+        bands = between.flatten(3).permute(0, 3, 1, 2)
+        return network.trunk(bands, trunk_padding, [gate_of(_TRUNK)])
 
     def _output(self, x: Tensor, features: Tensor, rows: Axis, columns: Axis) -> Tensor:
         """The skip of the bicubic image, plus the trunk's fine pixels."""
         config = self.config
-        wide = columns.core[1] - columns.core[0]
-        row_bytes = 4 * len(x) * config.bands * wide * config.scale**2
+        high, wide = (config.scale * (axis.core[1] - axis.core[0]) for axis in (rows, columns))
+        y = x.new_empty(1, high, wide, config.bands)
+        fill = self._network.skip.over(x, columns)
+        row_bytes = y[:, 0].nbytes * config.scale
         step = max(1, _STRIP // row_bytes) if x.device.type == "cpu" else rows.core[1]
-        strips = []
-        across = _enlargement(columns, x.device)
-        part = x[..., slice(*columns.cubic_input())].permute(0, 2, 3, 1).contiguous()
         for start in range(*rows.core, step):
             strip = replace(rows, core=(start, min(start + step, rows.core[1])))
-            y = self._network.skip(_bicubic(part, strip, across), strip, columns)
-            self._network.trunk_tail.add_to(y, features, strip.trunk_tail(), columns.trunk_tail())
-            strips.append(y)
-        return torch.cat(strips, dim=1).permute(0, 3, 1, 2)
+            first = config.scale * (start - rows.core[0])
+            target = y[:, first : first + config.scale * step]
+            fill(target, strip)
+            self._network.trunk_tail.add_to(
+                target, features, strip.trunk_tail(), columns.trunk_tail()
+            )
+        return y.permute(0, 3, 1, 2)
 
     def _chunks(self, x: Tensor) -> Iterator[range]:
         """Groups that run at once."""
@@ -268,23 +267,6 @@ class Engine:
             return body.blocks[block].gated(kept[-1])
 
         return gate
-
-
-@lru_cache(maxsize=64)
-def _enlargement(axis: Axis, device: torch.device) -> Tensor:
-    return axis.enlargement().to(device)
-
-
-def _bicubic(x: Tensor, rows: Axis, across: Tensor) -> Tensor:
-    """The bicubic image around the core, `[N, bands, rows, columns]`, channels-last.
-
-    x is `[N, rows, columns, bands]` float32; `across` enlarges its columns.
-    """
-    lines = x[:, slice(*rows.cubic_input())]
-    samples, height, width, bands = lines.shape
-    down = _enlargement(rows, x.device)
-    lines = (down @ lines.reshape(samples, height, -1)).view(samples, -1, width, bands)
-    return (across @ lines).permute(0, 3, 1, 2)
 
 
 def _chunk_budget(device: torch.device) -> int:

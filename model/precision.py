@@ -23,10 +23,15 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
         matrix_units = (
             torch.cuda.get_device_capability(device) >= (8, 0)
             if device.type == "cuda"
-            else device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+            else has_amx(device)
         )
         precision = "bf16" if matrix_units else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def has_amx(device: torch.device) -> bool:
+    """Whether it is a processor with matrix units for bfloat16."""
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, unflatten
 from torch.nn import functional
 
-from model.convolution import Convolution
+from model.convolution import Convolution, padded_below
 from model.fusion import Kernel, Place, Places
 
 
@@ -115,29 +115,31 @@ class _Piece:
             area = (slice(top, top + self.rows.taps), slice(left, left + self.columns.taps))
             weights.append(kernel.weight[row, column, :, :, *area])
             biases.append(kernel.bias[row, column])
+        inputs = kernel.weight.shape[3] if self.columns.place == "middle" else 0
+        self._padded_below = padded_below(device, dtype, inputs)
         self.convolution = Convolution(
             torch.cat(weights).float().to(device), torch.cat(biases).float().to(device), dtype
         )
 
-    def add_to(
-        self, target: Tensor | None, x: Tensor, rows: Reach, columns: Reach
-    ) -> Tensor | None:
+    def write(self, target: Tensor, x: Tensor, rows: Reach, columns: Reach, *, add: bool) -> None:
+        """Add to what the target holds, or replace it, where this piece counts."""
         down, across = self.rows.part(rows, self.factor), self.columns.part(columns, self.factor)
         if not down.phases or not across.phases:
-            return target
-        result = self.convolution(
-            self._input(x, down.read, across.read), (down.padding, across.padding)
-        ).permute(0, 2, 3, 1)
+            return
+        part = self._input(x, down.read, across.read)
+        spare = int(across.padding == 0 and part.shape[3] < self._padded_below)
+        result = self.convolution(part, (down.padding, across.padding + spare))
+        result = result[..., spare : result.shape[3] - spare].permute(0, 2, 3, 1)
+        result = unflatten(result, 0, target.shape[:-3])
         for (i, (row, to_row)), (j, (column, to_column)) in product(
             down.phases.items(), across.phases.items()
         ):
             channel = (i * len(self.columns.phases) + j) * self.outputs
-            part = result[:, row, column, channel : channel + self.outputs]
-            if target is None:
-                assert self.factor == 1, "the fine pixels of a shuffle need a target"
-                return part
-            target[:, to_row, to_column] += part
-        return target
+            fine = result[..., row, column, channel : channel + self.outputs]
+            if add:
+                target[..., to_row, to_column, :] += fine
+            else:
+                target[..., to_row, to_column, :] = fine
 
     def _input(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
         """The part of x that is read; beyond the far side of a very small scene lie zeros."""
@@ -189,16 +191,16 @@ class Upsampling:
             if axes[0].phases and axes[1].phases:
                 self._pieces.append(_Piece(kernel, axes, device, dtype))
 
-    def __call__(self, x: Tensor, rows: Reach, columns: Reach) -> Tensor:
-        """The fine pixels asked for, `[N, rows, columns, outputs]`, where nothing is shuffled."""
-        return self._run(None, x, rows, columns)
+    def fill(self, target: Tensor, x: Tensor, rows: Reach, columns: Reach) -> None:
+        """target `[..., rows, columns, outputs]` = the fine pixels asked for.
+
+        Its leading axes together are the samples of x.
+        """
+        # The first piece, the map itself, reaches every fine pixel.
+        for index, piece in enumerate(self._pieces):
+            piece.write(target, x, rows, columns, add=index > 0)
 
     def add_to(self, target: Tensor, x: Tensor, rows: Reach, columns: Reach) -> None:
-        """target `[N, rows, columns, outputs]` += the fine pixels asked for."""
-        self._run(target, x, rows, columns)
-
-    def _run(self, target: Tensor | None, x: Tensor, rows: Reach, columns: Reach) -> Tensor:
+        """target += the fine pixels asked for, as `fill`."""
         for piece in self._pieces:
-            target = piece.add_to(target, x, rows, columns)
-        assert target is not None
-        return target
+            piece.write(target, x, rows, columns, add=True)

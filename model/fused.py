@@ -44,7 +44,9 @@ class _Block:
 
     def means(self, x: Tensor) -> Tensor:
         """What the attention pools if the last convolution runs on x: its output's means."""
-        pooled = x.mean(dim=(0, 2, 3), dtype=torch.float32)
+        pixels = x.permute(0, 2, 3, 1).flatten(0, 2).float()
+        # As a product: half the time of a mean over an axis, on a CPU.
+        pooled = pixels.new_full((len(pixels),), 1 / len(pixels)) @ pixels
         output = self._spectral_out
         return output.weight.flatten(1) @ pooled + _bias(output)
 
@@ -76,8 +78,10 @@ class Body:
         start = y = self.head(x, padding)
         for index, block in enumerate(self.blocks):
             residual = block.spatial_in(y, padding, relu=True)
-            if index == 0 or 0 in padding:  # the head's output is needed once more
-                y = _crop(y, padding, 2).clone(memory_format=torch.channels_last)
+            y = _crop(y, padding, 2)
+            # The head's output is needed once more; and what is added to must lie in one piece.
+            if index == 0 or not y.is_contiguous(memory_format=torch.channels_last):
+                y = y.clone(memory_format=torch.channels_last)
             block.spatial_out.add_to(y, residual, padding)
             residual = block.spectral_in(y, relu=True)
             shares = (tensor.chunk(len(gates)) for tensor in (y, residual))
@@ -122,7 +126,7 @@ class FusedNetwork:
 
     def _merging_head(self, net: SSPSR) -> Convolution:
         """The trunk's first convolution, on the groups side by side instead of their mean."""
-        head, config = cast(nn.Conv2d, net.trunk.head), net.config
+        head, config = net.trunk.head, net.config
         members = torch.arange(config.group_size)
         bands = torch.cat([members + start for start in config.group_starts]).to(self.device)
         share = 1 / torch.bincount(bands, minlength=config.bands)

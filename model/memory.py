@@ -21,9 +21,9 @@ def branch_bytes(config: SSPSRConfig, pixels: int, element: int) -> int:
 def tile_bytes(config: SSPSRConfig, rows: int, columns: int, element: int, groups: int = 1) -> int:
     """Upper bound of what one tile takes beside the weights.
 
-    With w the window's and c the core's LR pixels, f = scale/2, F features, B bands, g groups at
-    once and e bytes per element, it is the input B*w*(4+e), the merged groups B*f*f*w*(4+e) and
-    the largest of three steps:
+    With w the window's and c the core's LR pixels, f = scale/2, F features, B bands, G groups of s
+    bands, g of them at once, and e bytes per element, it is the input B*w*(4+e), the groups side
+    by side G*s*f*f*w*e and the largest of three steps:
 
         branches   4*g*F*w*e
         trunk      4*F*f*f*w*e
@@ -43,4 +43,5 @@ def tile_bytes(config: SSPSRConfig, rows: int, columns: int, element: int, group
         body_bytes(config, window, element),
         config.features * fine * element + config.bands * high * (12 + 2 * element),
     )
-    return config.bands * (window + fine) * (4 + element) + max(steps)
+    between = len(config.group_starts) * config.group_size * fine * element
+    return config.bands * window * (4 + element) + between + max(steps)

@@ -66,18 +66,23 @@ class Skip:
             columns: of the window.
         """
         pixels = x[0, :, :, slice(*columns.cubic_input())].permute(1, 2, 0).contiguous()
-        mixed = None if self._mix is None else functional.linear(pixels, *self._mix)
         across = _matrix(columns, x.device)
-        between = _inside(columns)
+        lines = _across(pixels, across)
+        mixed = None
+        if self._mix is not None:
+            mixed = _across(functional.linear(pixels, *self._mix), across[_inside(columns)])
 
         def fill(target: Tensor, rows: Axis) -> None:
             seen, down = slice(*rows.cubic_input()), _matrix(rows, x.device)
             reaches = rows.skip_tail(), columns.skip_tail()
-            bicubic = _enlarge(pixels[seen], down, across).permute(2, 0, 1)[None]
+            bicubic = (down @ lines[seen].flatten(1)).view(-1, *lines.shape[1:])
+            bicubic = bicubic.permute(2, 0, 1)[None]
             if mixed is None:
                 self._detail.fill(target, bicubic, *reaches)
                 return
-            _enlarge(mixed[seen], down[_inside(rows)], across[between], target[0])
+            high, wide, bands = target.shape[1:]
+            flat = target.view(high, wide * bands)
+            torch.mm(down[_inside(rows)], mixed[seen].flatten(1), out=flat)
             if self._halves == 2:
                 detail = torch.cat(halves(bicubic, self._dtype), dim=1)
             else:
@@ -99,7 +104,6 @@ def _inside(axis: Axis) -> slice:
     return slice(reach.low - reach.origin, reach.high - reach.origin)
 
 
-def _enlarge(x: Tensor, down: Tensor, across: Tensor, out: Tensor | None = None) -> Tensor:
-    """`[rows, columns, bands]` from fewer rows and columns, by one matrix for each axis."""
-    lines = (down @ x.flatten(1)).unflatten(1, x.shape[1:])
-    return torch.bmm(across.expand(len(lines), -1, -1), lines, out=out)
+def _across(pixels: Tensor, matrix: Tensor) -> Tensor:
+    """`[rows, columns, bands]` with more columns; before the rows, which are fewer then."""
+    return torch.bmm(matrix.expand(len(pixels), -1, -1), pixels)

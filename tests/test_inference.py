@@ -18,10 +18,12 @@ from model import (
     attention,
     convolution,
     degradation,
+    fused,
     inference,
     load_checkpoint,
     metrics,
     receptive_field,
+    upsampling,
 )
 from model.extent import Extent
 from tests.test_model import make_net
@@ -145,6 +147,24 @@ def test_chunks_and_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in (("_CPU_CHUNK", 1), ("_CPU_CHUNK", 1 << 30), ("_STRIP", 1)):
         monkeypatch.setattr(inference, name, value)
         assert largest(engine(x), usual) <= 1e-6
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("below", [20, 40, 1000])
+def test_padded_columns_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, scale: int, below: int
+) -> None:
+    """As on AMX, where narrow bodies, or all, are padded in the middle of the scene too."""
+    for module in (fused, upsampling):
+        monkeypatch.setattr(module, "padded_below", lambda *_: below)
+    net = make_net(scale=scale, blocks=2, bands=24)
+    x = torch.rand(1, 24, 41, 46)
+    engine = inference.compile(net, attention.calibrate(net, x), "fp32")
+    whole = published(net, x)  # whose pooling is what was frozen
+    for core in tiles(41, 46, 11):
+        window, extents = cut(x, core, engine.halo)
+        rows, columns = (slice(scale * part.start, scale * part.stop) for part in core)
+        assert largest(engine.tile(window, *extents), whole[:, :, rows, columns]) <= 3e-6
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

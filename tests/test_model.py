@@ -130,7 +130,7 @@ def test_halo_is_exact(scale: int, blocks: int) -> None:
     size = 2 * halo + 5
     x = torch.rand(1, net.config.bands, 1 + 2 * 2, size)
     statistics = attention.calibrate(net, x)
-    engine = inference.compile(net, statistics)
+    engine = inference.compile(net, statistics, "fp32")
     core = slice(0, scale)  # the core is the first LR column
     before = engine(x)[..., core]
 
@@ -154,9 +154,9 @@ def test_frozen_statistics_of_the_whole_scene_are_the_published_forward() -> Non
     bicubic = degradation.upsample(x, 4)
     with torch.no_grad():
         published = net(x, bicubic)
-    frozen = inference.compile(net, attention.calibrate(net, x))(x)
+    frozen = inference.compile(net, attention.calibrate(net, x), "fp32")(x)
     assert torch.allclose(frozen, published, rtol=0, atol=1e-5)
-    assert torch.allclose(inference.compile(net)(x), published, rtol=0, atol=1e-6)
+    assert torch.allclose(inference.compile(net, precision="fp32")(x), published, rtol=0, atol=1e-6)
 
 
 def test_statistics_matter_and_leave_no_trace() -> None:

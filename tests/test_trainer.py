@@ -117,7 +117,7 @@ def test_shifted_groups_cover_all_bands() -> None:
 
 def test_steps_equal_the_plain_loop() -> None:
     net = make_net()
-    trainer = training(net, schedule="published", learning_rate=1e-3, clip=0.0)
+    trainer = training(net, schedule="published", learning_rate=1e-3, clip=0.0, precision="fp32")
     adam = torch.optim.Adam(net.parameters(), lr=1e-3)
     low, high = patches(net)
     for step in range(4):

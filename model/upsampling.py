@@ -117,6 +117,9 @@ class _Piece:
             biases.append(kernel.bias[row, column])
         inputs = kernel.weight.shape[3] if self.columns.place == "middle" else 0
         self._padded_below = padded_below(device, dtype, inputs)
+        # oneDNN adds up a 4x4 kernel in another order where it pads: at the scene's border, too, no
+        # tile shall differ from the whole in the last bits.
+        self._alike = device.type == "cpu" and dtype == torch.float32
         self.convolution = Convolution(
             torch.cat(weights).float().to(device), torch.cat(biases).float().to(device), dtype
         )
@@ -127,8 +130,12 @@ class _Piece:
         if not down.phases or not across.phases:
             return
         part = self._input(x, down.read, across.read)
-        spare = int(across.padding == 0 and part.shape[3] < self._padded_below)
-        result = self.convolution(part, (down.padding, across.padding + spare))
+        padding = down.padding, across.padding
+        if self._alike and any(padding):
+            part = functional.pad(part, (*padding[1:] * 2, *padding[:1] * 2))
+            padding = 0, 0
+        spare = int(padding[1] == 0 and part.shape[3] < self._padded_below)
+        result = self.convolution(part, (padding[0], padding[1] + spare))
         result = result[..., spare : result.shape[3] - spare].permute(0, 2, 3, 1)
         result = unflatten(result, 0, target.shape[:-3])
         for (i, (row, to_row)), (j, (column, to_column)) in product(

@@ -85,7 +85,8 @@ def test_tiles_are_the_whole(scale: int, tile: int) -> None:
     for extra, core in zip([0, 1, 0, 3] * 100, tiles(41, 46, tile), strict=False):
         window, extents = cut(x, core, engine.halo + extra)
         rows, columns = (slice(scale * part.start, scale * part.stop) for part in core)
-        assert largest(engine.tile(window, *extents), whole[:, :, rows, columns]) <= 2e-6
+        same = 1e-6 if tile > 5 else 2e-6  # products of very small matrices add in another order
+        assert largest(engine.tile(window, *extents), whole[:, :, rows, columns]) <= same
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -258,7 +258,7 @@ def _sums(
         clear = along_both(down.touches, right.touches, gaps.to(low.dtype)) == 0
         counted = clear if counted is None else counted & clear
     if counted is None:
-        return _compare(low, reference, torch.ones_like(low, dtype=torch.bool))
+        return _compare(low, reference, None)
     return _compare(low.where(counted, 0), reference.where(counted, 0), counted)
 
 
@@ -274,19 +274,24 @@ def _gaps(lr: Tensor, valid: Tensor | None, down: _Axis, right: _Axis) -> Tensor
     return ~valid[:, down.core, right.core]
 
 
-def _compare(low: Tensor, reference: Tensor, counted: Tensor) -> ConsistencySums:
-    """The sums, of what is zero where it does not count."""
-    difference = low - reference
-    parts = (difference, difference.square(), reference.square())
-    per_band = [part.sum(dim=(1, 2), dtype=torch.float64) for part in (*parts, counted)]
-    if low.dtype != torch.float64 and not torch.stack(per_band).isfinite().all():
+def _compare(low: Tensor, reference: Tensor, counted: Tensor | None) -> ConsistencySums:
+    """The sums, of what is zero where it does not count; None: all counts."""
+    difference, own_squared = low - reference, reference.square()
+    flat = difference.flatten(1)
+    bands, pixels = flat.shape
+    count = low.new_full((bands,), pixels) if counted is None else counted.sum(dim=(1, 2))
+    per_band = (flat.sum(dim=1), torch.linalg.vecdot(flat, flat), own_squared.sum(dim=(1, 2)))
+    own, mixed = own_squared.sum(dim=0), (difference * reference).sum(dim=0)
+    # The angle from what is left of the difference across the spectrum: the arc cosine of nearly 1
+    # has no digits for small angles, nor has the difference of the squares.
+    along = mixed / own.where(own > 0, 1)
+    across = torch.addcmul(difference, reference, along, value=-1).square_().sum(dim=0)
+    angle = torch.atan2(across.sqrt() * own.sqrt(), own + mixed)
+    has_angle = (own > 0) & (own * (1 + along).square() + across > 0)
+    if counted is not None or bands < 2:
+        has_angle &= (bands if counted is None else counted.sum(dim=0)) > 1
+    spectra = [angle[has_angle].sum(dtype=torch.float64), has_angle.sum()]
+    sums = torch.cat([*(part.double() for part in (*per_band, count)), torch.stack(spectra)])
+    if low.dtype != torch.float64 and not torch.stack([sums.sum(), across.sum()]).isfinite().all():
         return _compare(low.double(), reference.double(), counted)  # such as undeclared nodata
-    change, own = (part.sum(dim=0, dtype=torch.float64) for part in parts[1:])
-    mixed = (difference * reference).sum(dim=0, dtype=torch.float64)
-    # The angle from the difference: the arc cosine of nearly 1 has no digits left for small angles.
-    across = (change * own - mixed.square()).clamp(min=0).sqrt()
-    angle = torch.atan2(across, own + mixed)
-    other = own + 2 * mixed + change
-    has_angle = (own > 0) & (other > 0) & (counted.sum(dim=0) > 1)
-    spectra = torch.stack([angle[has_angle].sum(), has_angle.sum()])
-    return ConsistencySums.from_array(torch.cat([*per_band, spectra]).cpu().numpy())
+    return ConsistencySums.from_array(sums.cpu().numpy())

@@ -3,10 +3,10 @@
     python -m benchmarks.utilisation [--scenes 50] [--actors 2] [--runs 3]
 
 Utilisation is the part of the time from the first tile's begin to the last one's end in which an
-actor computes, on average over the actors: its one computing thread runs the network on a tile, or
-measures a scene's constants. The rest is divided by what the actor had in hand meanwhile. All are
-shares of the same time, so other work on the machine, which makes everything slower, disturbs them
-little.
+actor computes, on average over the actors: one of its computing threads runs the network on a tile,
+or measures a scene's constants. The rest is divided by what the actor had in hand meanwhile. All
+are shares of the same time, so other work on the machine, which makes everything slower, disturbs
+them little.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ Span = tuple[float, float]
 
 
 def observed(folder: Path) -> type:
-    """An actor that leaves a line for each piece of work and each use of its computing thread."""
+    """An actor that leaves a line for each piece of work and each use of its computing threads."""
 
     class Observed(TileActor):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             self._log = folder / f"{os.getpid()}-{time.time_ns()}.jsonl"
-            self._worker._compute = _Noted(self._worker._compute, self._note)
+            computer = self._worker._computer
+            computer._pool = _Noted(computer._pool, self._note)
 
         def work(self, scene: SceneJob, tile: Tile | None) -> Any:
             begin = time.time()
@@ -60,7 +61,7 @@ def observed(folder: Path) -> type:
 
 
 class _Noted(ThreadPoolExecutor):
-    """The worker's computing thread, with a note on each use."""
+    """The worker's computing threads, with a note on each use."""
 
     def __init__(self, inner: ThreadPoolExecutor, note: Any) -> None:
         self._inner, self._tell = inner, note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from model.precision import has_amx
 
 Padding = tuple[int, int]
 _ONES = [1, 1]
+_LAYING_OUT = Lock()
 _BUFFERED = 240  # columns
 _MANY = 96  # channels; with fewer, padding makes no difference
 
@@ -78,11 +80,17 @@ class Convolution:
 
     def _arguments(self, x: Tensor, bias: Tensor, padding: Padding) -> tuple[Any, ...]:
         if not self._laid_out:
-            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, list(padding), _ONES, _ONES, 1, list(x.shape)
-            )
-            self._laid_out = True
+            with _LAYING_OUT:
+                self._lay_out(x, padding)
         return x, self._weight, bias, list(padding), _ONES, _ONES, 1
+
+    def _lay_out(self, x: Tensor, padding: Padding) -> None:
+        if self._laid_out:  # by another thread
+            return
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            self._weight, list(padding), _ONES, _ONES, 1, list(x.shape)
+        )
+        self._laid_out = True
 
 
 class SplitConvolution:

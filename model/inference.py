@@ -38,7 +38,7 @@ class Engine:
     """`engine(x)` super-resolves x as a whole scene, `engine.tile` a part of one.
 
     With frozen statistics the two agree: a tile with its halo gives what the whole scene gives
-    there. Not safe for several threads at once.
+    there. On a CPU several threads may use one engine at once.
 
     Attributes:
         config: the network's config.

@@ -11,7 +11,8 @@ from pipeline.nodata import FILL_DEPTH
 from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.sampling import SAMPLE_PIXELS
 
-IN_FLIGHT = 3  # tiles that a worker holds: one is read, one computed, one written
+IN_FLIGHT = 4  # tiles that a worker holds: one is read, two are computed, one is written
+AT_ONCE = 2  # tiles that a worker computes at once, unless on a GPU, if it has so many threads
 _PROCESS = 570 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
 _ELEMENT = 4  # bytes of an activation: float32, which bounds bfloat16
 _COPIES = 3  # of the weights: as read, fused, laid out for the device
@@ -24,12 +25,15 @@ def worker_bytes(
     bands: int,
     halo: int,
     refinement: Refinement = ONE_PASS,
+    *,
+    at_once: int = AT_ONCE,
 ) -> int:
     """Upper bound of one worker's resident memory.
 
     The process itself and the weights, and the larger of two: the calibration of a scene, or the
     tiles in flight, each with its LR values (twice: as read, as filled) and, up to the written
-    shard, its HR values (float32, encoded, compressed), beside the network's own need.
+    shard, its HR values (float32, encoded, compressed), beside the network's own need for each
+    that it computes.
 
     Args:
         config: of the network.
@@ -38,6 +42,7 @@ def worker_bytes(
         bands: of the scene with the most.
         halo: of the network.
         refinement: conserving takes the network's work on a larger core, turning it more results.
+        at_once: tiles that are computed at once.
     """
     grown = tile + (2 * reach(bicubic(config.scale)) if refinement.conserve else 0)
     low = (grown + 2 * (halo + FILL_DEPTH)) ** 2
@@ -50,4 +55,4 @@ def worker_bytes(
     if refinement.turned:  # the first result and two sums; mean, deviation and what it is made of
         network += 6 * bands * (config.scale * grown) ** 2 * 4
     sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
-    return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + network)
+    return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + at_once * network)

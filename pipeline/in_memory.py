@@ -125,7 +125,13 @@ def _check_memory(scene: xr.Dataset, model: Model, options: OutputOptions) -> No
         bands = config.bands
     each = _BYTES + (_SPREAD_BYTES if options.uncertainty else 0)
     needed = each * bands * rows * columns * config.scale**2 + worker_bytes(
-        config, len(model.data) // 4, options.tile, bands, model.halo, options.refinement
+        config,
+        len(model.data) // 4,
+        options.tile,
+        bands,
+        model.halo,
+        options.refinement,
+        at_once=1,
     )
     if needed > (there := _available_memory()):
         raise ValueError(

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from model.checkpoint import unpack
 from pipeline.arrays import OutputScene, scene_template
 from pipeline.calibration import Calibration
 from pipeline.changes import SOURCE_SEEN, check_as_planned
+from pipeline.computing import Computer
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
 from pipeline.lease import is_holder
@@ -28,14 +28,13 @@ from pipeline.overviews import overview_factors
 from pipeline.preparation import constants_of, encoding_of, read_as_asked
 from pipeline.product import output_levels
 from pipeline.readers import open_scene
-from pipeline.resolving import Resolved, scene_engines
+from pipeline.resolving import scene_engines
 from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate, certify, choose_borders
 from pipeline.settings import Precision
 from pipeline.storage import describe
 from pipeline.tile import (
     SceneContext,
-    TileInput,
     assess_tile,
     read_tile,
     resolve_tile,
@@ -59,7 +58,7 @@ class Worker:
     """Holds the network and the scenes it is working on.
 
     Several threads may call `process` at once: reading, computing and writing of different tiles
-    then overlap, while only one at a time computes.
+    then overlap.
 
     Args:
         model: a checkpoint, packed.
@@ -74,10 +73,7 @@ class Worker:
         net, self._card = unpack(model, "the job's model")
         self._engine = inference.compile(net.to(device), precision=precision)
         _tune_process(threads)
-        # One thread computes, always the same: each new one would start its own OpenMP team.
-        self._compute = ThreadPoolExecutor(
-            1, initializer=torch.set_num_threads, initargs=(threads,)
-        )
+        self._computer = Computer(threads, self._engine.device)
         self._scenes: OrderedDict[str, tuple[SceneContext, OutputScene]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -91,9 +87,9 @@ class Worker:
         seen = check_as_planned(job)
         scene = _open(job, self._card)
         options = job.options
-        calibration = self._compute.submit(
+        calibration = self._computer.compute_alone(
             constants_of, scene, self._engine, self._card, options
-        ).result()
+        )
         encoding = encoding_of(scene, calibration, options)
         levels = output_levels(scene, job.grid, calibration, encoding, options.refinement)
         template = scene_template(levels, options.layout, encoding.to_xarray())
@@ -113,10 +109,11 @@ class Worker:
             SceneError: the source cannot be read there, or the output is another run's now.
         """
         context, output = self._open(job)
-        started = time.perf_counter()
-        values = read_tile(context, tile)
-        read = time.perf_counter()
-        made, wait, spent = self._compute.submit(self._timed, context, values, read).result()
+        with self._computer.tile():
+            started = time.perf_counter()
+            values = read_tile(context, tile)
+            read = time.perf_counter()
+            made, wait, spent = self._computer.compute(resolve_tile, context, values)
         content = assess_tile(context, values, made)  # in this thread: the network goes on
         # A process that stood still may wake when the scene is another run's.
         if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
@@ -141,16 +138,7 @@ class Worker:
         """
         context, output = self._open(job)
         borders = choose_borders(job.grid, most, job.fingerprint)
-        return self._compute.submit(certify, context, output, borders).result()
-
-    @staticmethod
-    def _timed(
-        context: SceneContext, values: TileInput, asked: float
-    ) -> tuple[Resolved, float, float]:
-        """The result, and the seconds until this thread was free for it and that it took."""
-        started = time.perf_counter()
-        made = resolve_tile(context, values)
-        return made, started - asked, time.perf_counter() - started
+        return self._computer.compute_alone(certify, context, output, borders)
 
     def _open(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
         """The scene's context, from the few kept open."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from pipeline.changes import SOURCE_SEEN, check_as_planned
 from pipeline.computing import Computer
 from pipeline.errors import SceneError
 from pipeline.grid import Tile
+from pipeline.heap import Heap
 from pipeline.lease import is_holder
 from pipeline.ledger import TileRecord
 from pipeline.overviews import overview_factors
@@ -42,8 +42,6 @@ from pipeline.tile import (
 )
 
 _OPEN_SCENES = 4
-# M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: one heap, which keeps its size.
-_KEEP_FREED = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ class Worker:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         net, self._card = unpack(model, "the job's model")
         self._engine = inference.compile(net.to(device), precision=precision)
-        _tune_process(threads)
+        zarr.config.set({"threading.max_workers": threads})  # of the codecs
+        self._heap = Heap()
         self._computer = Computer(threads, self._engine.device)
         self._scenes: OrderedDict[str, tuple[SceneContext, OutputScene]] = OrderedDict()
         self._lock = threading.Lock()
@@ -90,6 +89,7 @@ class Worker:
         calibration = self._computer.compute_alone(
             constants_of, scene, self._engine, self._card, options
         )
+        self._heap.give_back()  # the sample was larger than any tile
         encoding = encoding_of(scene, calibration, options)
         levels = output_levels(scene, job.grid, calibration, encoding, options.refinement)
         template = scene_template(levels, options.layout, encoding.to_xarray())
@@ -124,6 +124,7 @@ class Worker:
             engine = self._engine
             record = replace(record, device=engine.device.type, precision=engine.precision)
             job.store().record(record)
+        self._heap.after_tile()
         return record
 
     def certify(self, job: SceneJob, most: int) -> SeamCertificate:
@@ -183,19 +184,3 @@ def _writing(what: str) -> Iterator[None]:
 
 def _open(job: SceneJob, card: Card) -> xr.Dataset:
     return read_as_asked(open_scene(job.uri), card, job.options)
-
-
-def _tune_process(threads: int) -> None:
-    """Codecs get as many threads as the network; freed memory is kept for the next tile.
-
-    By default the allocator returns every large block to the system, and each tile's arrays then
-    cost a page fault per 4 KiB, a third of the processor time spent beside the network. Only the
-    GNU allocator is told; elsewhere its default stays.
-    """
-    zarr.config.set({"threading.max_workers": threads})
-    try:
-        allocator = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for option, value in _KEEP_FREED:
-        allocator(option, value)

@@ -19,8 +19,8 @@ from pipeline.estimate.extrapolation import Estimate
 from pipeline.estimate.prices import PriceSheet, cost, load_prices
 from pipeline.estimate.sample import groups_of, load_of, open_load, sampled_tiles
 from pipeline.estimate.scratch import bytes_below, scratch
-from pipeline.grid import Tile, TileGrid
 from pipeline.footprint import IN_FLIGHT
+from pipeline.grid import Tile, TileGrid
 from pipeline.job import load_model
 from pipeline.plan import ScenePlan, make_plan
 from pipeline.ray_session import ray_session

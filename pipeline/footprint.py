@@ -13,7 +13,7 @@ from pipeline.sampling import SAMPLE_PIXELS
 
 IN_FLIGHT = 4  # tiles that a worker holds: one is read, two are computed, one is written
 AT_ONCE = 2  # tiles that a worker computes at once, unless on a GPU, if it has so many threads
-_PROCESS = 620 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
+_PROCESS = 640 << 20  # Python with torch, Ray, xarray and its readers, measured on Linux
 _ELEMENT = 4  # bytes of an activation: float32, which bounds bfloat16
 _COPIES = 3  # of the weights: as read, fused, laid out for the device
 

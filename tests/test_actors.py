@@ -130,6 +130,8 @@ def test_transient_failures_are_retried_and_others_are_not(tmp_path: Path) -> No
     assert len((tmp_path / "refused-preparation").read_text()) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_actors_that_have_no_room_hold_nothing_up(tmp_path: Path) -> None:
     """As after the loss of a node: the last actor waits for a CPU that never comes."""
     cpus = int(Share.of_cluster("cpu", 1).cpus)
@@ -138,6 +140,7 @@ def test_actors_that_have_no_room_hold_nothing_up(tmp_path: Path) -> None:
     assert len(journal.done["sound"]) == 16
 
 
+@pytest.mark.slow
 def test_actors_that_cannot_start_end_the_run_with_their_reason(tmp_path: Path) -> None:
     class Broken(Moody):
         def __init__(self, *arguments: object) -> None:

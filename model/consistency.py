@@ -257,9 +257,9 @@ def _sums(
     if gaps is not None:
         clear = along_both(down.touches, right.touches, gaps.to(low.dtype)) == 0
         counted = clear if counted is None else counted & clear
-    if counted is None:
-        return _compare(low, reference, None)
-    return _compare(low.where(counted, 0), reference.where(counted, 0), counted)
+    if counted is not None:
+        low, reference = low.where(counted, 0), reference.where(counted, 0)
+    return _compare(low, reference, counted)
 
 
 def _gaps(lr: Tensor, valid: Tensor | None, down: _Axis, right: _Axis) -> Tensor | None:
@@ -280,6 +280,7 @@ def _compare(low: Tensor, reference: Tensor, counted: Tensor | None) -> Consiste
     flat = difference.flatten(1)
     bands, pixels = flat.shape
     count = low.new_full((bands,), pixels) if counted is None else counted.sum(dim=(1, 2))
+    seen = bands if counted is None else counted.sum(dim=0)
     per_band = (flat.sum(dim=1), torch.linalg.vecdot(flat, flat), own_squared.sum(dim=(1, 2)))
     own, mixed = own_squared.sum(dim=0), (difference * reference).sum(dim=0)
     # The angle from what is left of the difference across the spectrum: the arc cosine of nearly 1
@@ -287,11 +288,9 @@ def _compare(low: Tensor, reference: Tensor, counted: Tensor | None) -> Consiste
     along = mixed / own.where(own > 0, 1)
     across = torch.addcmul(difference, reference, along, value=-1).square_().sum(dim=0)
     angle = torch.atan2(across.sqrt() * own.sqrt(), own + mixed)
-    has_angle = (own > 0) & (own * (1 + along).square() + across > 0)
-    if counted is not None or bands < 2:
-        has_angle &= (bands if counted is None else counted.sum(dim=0)) > 1
+    has_angle = (own > 0) & (own * (1 + along).square() + across > 0) & (seen > 1)
     spectra = [angle[has_angle].sum(dtype=torch.float64), has_angle.sum()]
     sums = torch.cat([*(part.double() for part in (*per_band, count)), torch.stack(spectra)])
-    if low.dtype != torch.float64 and not torch.stack([sums.sum(), across.sum()]).isfinite().all():
+    if low.dtype != torch.float64 and not (sums.sum() + own.sum() + across.sum()).isfinite():
         return _compare(low.double(), reference.double(), counted)  # such as undeclared nodata
     return ConsistencySums.from_array(sums.cpu().numpy())

@@ -5,7 +5,7 @@ All positions count from the first pixel of the window that is read, at the reso
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -188,8 +188,10 @@ class Axis:
         start, stop = self.core
         middle = (start + stop) // 2
         first, second = (
-            replace(
-                Axis.of(Extent(*core, self.starts, self.ends), self.size, self.config),
+            Axis.of(
+                Extent(*core, self.starts, self.ends),
+                self.size,
+                self.config,
                 padded_below=self.padded_below,
             )
             for core in ((start, middle), (middle, stop))

@@ -129,11 +129,8 @@ class _Piece:
         down, across = self.rows.part(rows, self.factor), self.columns.part(columns, self.factor)
         if not down.phases or not across.phases:
             return
-        part = self._input(x, down.read, across.read)
-        padding = down.padding, across.padding
-        if self._alike and any(padding):
-            part = functional.pad(part, (*padding[1:] * 2, *padding[:1] * 2))
-            padding = 0, 0
+        part = self._input(x, down, across)
+        padding = (0, 0) if self._alike else (down.padding, across.padding)
         spare = int(padding[1] == 0 and part.shape[3] < self._padded_below)
         result = self.convolution(part, (padding[0], padding[1] + spare))
         result = result[..., spare : result.shape[3] - spare].permute(0, 2, 3, 1)
@@ -148,20 +145,26 @@ class _Piece:
             else:
                 target[..., to_row, to_column, :] = fine
 
-    def _input(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
-        """The part of x that is read; beyond the far side of a very small scene lie zeros."""
-        part = x[:, :, rows, columns]
-        lack = [
-            0 if axis.place == "middle" else max(0, axis.taps - size)
-            for axis, size in zip((self.rows, self.columns), part.shape[2:], strict=True)
+    def _input(self, x: Tensor, down: _Part, across: _Part) -> Tensor:
+        """The part of x that is read, with the zeros that the convolution leaves out."""
+        part = x[:, :, down.read, across.read]
+        sides = [
+            self._zeros(axis, of.padding, size)
+            for axis, of, size in (
+                (self.columns, across, part.shape[3]),
+                (self.rows, down, part.shape[2]),
+            )
         ]
-        if any(lack):
-            sides = [
-                (0, count) if axis.place == "start" else (count, 0)
-                for axis, count in zip((self.rows, self.columns), lack, strict=True)
-            ]
-            part = functional.pad(part, (*sides[1], *sides[0]))
+        if any(map(any, sides)):
+            part = functional.pad(part, (*sides[0], *sides[1]))
         return part.contiguous(memory_format=torch.channels_last)
+
+    def _zeros(self, axis: _Axis, padding: int, size: int) -> tuple[int, int]:
+        """Before and behind the pixels of an axis; beyond a very small scene's far side too."""
+        if axis.place == "middle":
+            return (padding, padding) if self._alike else (0, 0)
+        lack = max(0, axis.taps - size)
+        return (0, lack) if axis.place == "start" else (lack, 0)
 
 
 def _axis(kernel: Kernel, place: Place, dim: int) -> _Axis:

@@ -51,7 +51,7 @@ class Computer:
     def compute(
         self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[T, float, float]:
-        """The result for one tile, beside that of another if there is one.
+        """The result for one tile, inside `tile`; beside that of another if there is one.
 
         Returns:
             The result, the seconds until a thread was free for it, and those that it took.
@@ -60,7 +60,7 @@ class Computer:
 
         def timed() -> tuple[T, float, float]:
             started = time.perf_counter()
-            torch.set_num_threads(max(1, self._threads // min(self._at_once, max(1, self._ahead))))
+            torch.set_num_threads(self._threads // min(self._at_once, self._ahead))
             result = work(*args, **kwargs)
             return result, started - asked, time.perf_counter() - started
 

@@ -9,6 +9,7 @@ the same, but seldom.
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -21,15 +22,13 @@ class Heap:
     """This process's, told to keep what is freed."""
 
     def __init__(self) -> None:
-        self._library: Any = None
+        self._trim: Any = None
         self._tiles = count(1)
-        try:
+        with suppress(OSError, AttributeError):
             library = ctypes.CDLL(None)
             for option, value in _KEEP_FREED:
                 library.mallopt(option, value)
-            self._library = library if library.malloc_trim else None
-        except (OSError, AttributeError):
-            return
+            self._trim = library.malloc_trim
 
     def after_tile(self) -> None:
         """Once in a while, give back what is free."""
@@ -38,5 +37,5 @@ class Heap:
 
     def give_back(self) -> None:
         """What is free goes back to the system."""
-        if self._library is not None:
-            self._library.malloc_trim(0)
+        if self._trim is not None:
+            self._trim(0)

@@ -25,13 +25,13 @@ import ray
 import torch
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
 
 from benchmarks.common import make_net, print_table, timed, write_checkpoint
 from benchmarks.scenes import SCALE_FACTOR, job_settings, write_scene
 from model import SSPSR, load_checkpoint
 from model.degradation import upsample
 from model.receptive_field import halo
+from pipeline.arrays import COMPRESSORS
 from pipeline.grid import TileGrid
 from pipeline.job import run
 from pipeline.ray_session import ray_session
@@ -46,7 +46,7 @@ def create_output(path: Path, bands: int, size: int, shard: int) -> zarr.Array[A
         dtype="int16",
         shards=(bands, shard, shard),
         chunks=(bands, min(shard, 128), min(shard, 128)),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=COMPRESSORS,
     )
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from benchmarks.common import print_table
-from pipeline.arrays import chunk_side
+from pipeline.arrays import COMPRESSORS, chunk_side
 from pipeline.shard import ShardEncoder
 
 Pairs = list[tuple[zarr.Array[Any], np.ndarray]]
@@ -45,7 +44,7 @@ def empty_array(like: np.ndarray) -> zarr.Array[Any]:
         dtype=like.dtype,
         chunks=chunk,
         shards=None if chunk == like.shape else like.shape,
-        compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
+        compressors=COMPRESSORS,
     )
     return array.with_config({"write_empty_chunks": True})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def made_here(array: zarr.Array[Any], values: np.ndarray) -> dict[str, bytes]:
     across=st.integers(1, 6),
     dtype=st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", "float64"]),
     fill=st.sampled_from([0, 7]),
+    block=st.sampled_from([0, 256, 1 << 20]),
     seed=st.integers(0, 99),
 )
 def test_the_bytes_are_those_of_zarr_python(
@@ -60,12 +62,18 @@ def test_the_bytes_are_those_of_zarr_python(
     across: int,
     dtype: str,
     fill: int,
+    block: int,
     seed: int,
 ) -> None:
     ahead = () if bands is None else (bands,)
     shards = {"shards": (*ahead, side * across, side * across)} if across > 1 else {}
     array = make_array(
-        (*ahead, *size), dtype=dtype, chunks=(*ahead, side, side), fill_value=fill, **shards
+        (*ahead, *size),
+        dtype=dtype,
+        chunks=(*ahead, side, side),
+        fill_value=fill,
+        compressors=(replace(BITSHUFFLED[0], blocksize=block), BITSHUFFLED[1]),
+        **shards,
     )
     values = np.random.default_rng(seed).integers(0, 9, (*ahead, *size)).astype(dtype)
     array[...] = values

@@ -40,8 +40,8 @@ _TILED = re.compile(
 )
 MAX_CHUNK = 128  # pixels along a chunk's side
 _PLAIN_BANDS = 16  # bands of a chunk in the plain layout
-# Bytes that blosc shuffles and compresses at a time. Of its own choice, 32 KiB, a bit's plane has a KiB
-# or two, too little for Zstandard to learn what is noise: half as fast, and the result is larger.
+# Bytes that blosc shuffles and compresses at a time. Of its own choice, 32 KiB, a bit's plane has a
+# KiB or two, too little for Zstandard to learn what is noise: half as fast, with a larger result.
 _BLOSC_BLOCK = 1 << 20
 COMPRESSORS = (
     BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", blocksize=_BLOSC_BLOCK),

@@ -5,6 +5,7 @@ Only tile references travel to the actors and only small records travel back.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from ray.exceptions import (
 )
 
 from pipeline.errors import SceneError, StoreUnavailable, UsageError, one_line
-from pipeline.footprint import IN_FLIGHT
 from pipeline.grid import Tile
 from pipeline.ledger import TileRecord
 from pipeline.metrics import OF_POOL, ActorMeters, Meters
@@ -81,6 +81,8 @@ class TileActor:
     def __init__(self, model: bytes, device: str, threads: int, precision: Precision) -> None:
         self._worker = Worker(model, device, threads, precision)
         self._meters = ActorMeters()
+        gc.collect()
+        gc.freeze()  # what there is lasts: it is no longer looked through for garbage
 
     def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord | Failure:
         return self._attempt(
@@ -135,7 +137,7 @@ class _Seat:
         """
         if self.starting is not None or any(other.suspect for other in self.flying.values()):
             return False
-        return not self.flying if work.suspect else len(self.flying) < IN_FLIGHT
+        return not self.flying if work.suspect else len(self.flying) < self.share.in_flight
 
 
 class ActorPool:
@@ -164,7 +166,10 @@ class ActorPool:
     def _new_seat(self, share: Share) -> _Seat:
         remote: Any = ray.remote(self._actor)
         handle = remote.options(
-            num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=IN_FLIGHT, max_restarts=0
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_concurrency=share.in_flight,
+            max_restarts=0,
         )
         threads = max(1, int(share.cpus))
         started = handle.remote(self._model, share.device, threads, self._precision)
@@ -187,6 +192,11 @@ class ActorPool:
             there = sum(seat.share is share for seat in self.seats)
             self.seats += [self._new_seat(share) for _ in range(share.places(nodes) - there)]
         self._count()
+
+    @property
+    def in_flight(self) -> int:
+        """Pieces of work that all actors together take."""
+        return sum(seat.share.in_flight for seat in self.seats)
 
     def submit(self, work: Work) -> bool:
         """Give the work to the least busy actor that can take it; False if none can."""

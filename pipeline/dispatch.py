@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.actors import ActorPool, Failure, Work
-from pipeline.footprint import IN_FLIGHT
 from pipeline.ledger import TileRecord
 from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
@@ -97,7 +96,7 @@ class Dispatcher:
                 self._handle(work, result)
 
     def _fill(self) -> None:
-        ahead = IN_FLIGHT * len(self._pool.seats)
+        ahead = self._pool.in_flight
         while True:
             self._make_tiles(ahead)
             if len(self._tiles) < ahead and self._next_scene():

@@ -14,7 +14,7 @@ from pipeline.calibration import Calibration
 from pipeline.catalog import Catalogue, SceneRef, list_scenes, set_twins_aside
 from pipeline.documents import fingerprint_in
 from pipeline.errors import SceneError, StoreUnavailable, UsageError
-from pipeline.footprint import worker_bytes
+from pipeline.footprint import IN_FLIGHT, worker_bytes
 from pipeline.grid import TileGrid
 from pipeline.readers import open_scene
 from pipeline.readers.boundary import boundary, failure
@@ -107,7 +107,7 @@ class Plan:
 
     scenes: tuple[ScenePlan, ...]
     ignored: tuple[str, ...]
-    worker_bytes: int  # upper bound of one worker's memory
+    worker_bytes: int  # upper bound of one worker's memory, on a CPU
 
     @property
     def work(self) -> list[ScenePlan]:
@@ -142,7 +142,7 @@ def _make_plan(settings: RunSettings, model: Model) -> Plan:
     with ThreadPoolExecutor(_OPENERS) as pool:
         planned = list(pool.map(plan, catalogue.scenes))
     scenes = sorted([*planned, *_rejected(catalogue)], key=lambda scene: scene.scene_id)
-    return Plan(tuple(scenes), tuple(catalogue.ignored), _worker_bytes(scenes, model))
+    return Plan(tuple(scenes), tuple(catalogue.ignored), worker_memory(scenes, model))
 
 
 def _rejected(catalogue: Catalogue) -> list[ScenePlan]:
@@ -235,7 +235,8 @@ def open_job(
     return job, bands.note
 
 
-def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
+def worker_memory(scenes: Sequence[ScenePlan], model: Model, in_flight: int = IN_FLIGHT) -> int:
+    """Bytes that a worker takes at most for any of the scenes; 0 where nothing is to be done."""
     jobs = [scene.job for scene in scenes if scene.job is not None]
     if not jobs:
         return 0
@@ -244,4 +245,12 @@ def _worker_bytes(scenes: Sequence[ScenePlan], model: Model) -> int:
     config = model.card.architecture.config()
     parameters = len(model.data) // 4
     options = jobs[0].options
-    return worker_bytes(config, parameters, options.tile, bands, model.halo, options.refinement)
+    return worker_bytes(
+        config,
+        parameters,
+        options.tile,
+        bands,
+        model.halo,
+        options.refinement,
+        in_flight=in_flight,
+    )

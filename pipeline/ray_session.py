@@ -17,6 +17,7 @@ from typing import Any, Literal
 import ray
 
 from pipeline.errors import UsageError
+from pipeline.footprint import tiles_in_flight
 from pipeline.ray_token import own_token
 from pipeline.storage import describe, redact
 
@@ -120,6 +121,11 @@ class Share:
     gpus: float
     grows: bool = False
     beside: Share | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Tiles that each actor has at a time."""
+        return tiles_in_flight(self.cpus, self.gpus)
 
     @property
     def parts(self) -> list[Share]:

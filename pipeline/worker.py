@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.calibration import Calibration
 from pipeline.changes import SOURCE_SEEN, check_as_planned
 from pipeline.computing import Computer
 from pipeline.errors import SceneError
+from pipeline.footprint import results_held, tiles_in_flight
 from pipeline.grid import Tile
 from pipeline.heap import Heap
 from pipeline.lease import is_holder
@@ -73,6 +74,8 @@ class Worker:
         zarr.config.set({"threading.max_workers": threads})  # of the codecs
         self._heap = Heap()
         self._computer = Computer(threads, self._engine.device)
+        in_flight = tiles_in_flight(threads, self._engine.device.type == "cuda")
+        self._results = threading.BoundedSemaphore(results_held(in_flight))
         self._scenes: OrderedDict[str, tuple[SceneContext, OutputScene]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -93,13 +96,15 @@ class Worker:
         encoding = encoding_of(scene, calibration, options)
         levels = output_levels(scene, job.grid, calibration, encoding, options.refinement)
         template = scene_template(levels, options.layout, encoding.to_xarray())
-        store = job.store()
+        store, constants = job.store(), calibration.to_bytes()
         if not is_holder(job.output, job.scene_id, job.holder):
             raise SceneError("output-failed", f"another run has the lease of {job.scene_id}")
         facts = {"fingerprint": job.fingerprint, "tiles": len(job.grid), SOURCE_SEEN: seen}
         with _writing("the scene's arrays"):
             store.unpublish()
-            store.prepare(template, calibration.to_bytes(), facts)
+            store.prepare(template, constants, facts)
+        with self._lock:
+            self._keep(job, scene, constants)
         return Prepared(job.scene_id, calibration.bands.note)
 
     def process(self, job: SceneJob, tile: Tile) -> TileRecord:
@@ -109,21 +114,27 @@ class Worker:
             SceneError: the source cannot be read there, or the output is another run's now.
         """
         context, output = self._open(job)
-        with self._computer.tile():
-            started = time.perf_counter()
-            values = read_tile(context, tile)
-            read = time.perf_counter()
-            made, wait, spent = self._computer.compute(resolve_tile, context, values)
-        content = assess_tile(context, values, made)  # in this thread: the network goes on
-        # A process that stood still may wake when the scene is another run's.
-        if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
-            raise SceneError("output-failed", f"{job.scene_id} was prepared anew by another run")
-        with _writing(f"tile {tile.key}"):
-            spans = {"read": read - started, "wait": wait, "compute": spent}
-            record = write_tile(context, output, tile, content, **spans)
-            engine = self._engine
-            record = replace(record, device=engine.device.type, precision=engine.precision)
-            job.store().record(record)
+        with ExitStack() as held:
+            with self._computer.tile():
+                started = time.perf_counter()
+                values = read_tile(context, tile)
+                read = time.perf_counter()
+                held.enter_context(self._results)
+                free = time.perf_counter()
+                made, wait, spent = self._computer.compute(resolve_tile, context, values)
+            content = assess_tile(context, values, made)  # in this thread: the network goes on
+            # A process that stood still may wake when the scene is another run's.
+            if (job.store().state() or {}).get("fingerprint") != job.fingerprint:
+                raise SceneError(
+                    "output-failed", f"{job.scene_id} was prepared anew by another run"
+                )
+            with _writing(f"tile {tile.key}"):
+                spans = {"read": read - started, "wait": free - read + wait, "compute": spent}
+                record = write_tile(context, output, tile, content, **spans)
+                engine = self._engine
+                record = replace(record, device=engine.device.type, precision=engine.precision)
+                job.store().record(record)
+            del made, content
         self._heap.after_tile()
         return record
 
@@ -145,32 +156,30 @@ class Worker:
         """The scene's context, from the few kept open."""
         with self._lock:
             if job.fingerprint not in self._scenes:
-                self._scenes[job.fingerprint] = self._load(job)
-                while len(self._scenes) > _OPEN_SCENES:
-                    self._scenes.popitem(last=False)
+                constants = job.store().calibration()
+                if constants is None:
+                    raise SceneError(
+                        "output-failed", f"the state of {job.scene_id} vanished; run again"
+                    )
+                self._keep(job, _open(job, self._card), constants)
             self._scenes.move_to_end(job.fingerprint)
             return self._scenes[job.fingerprint]
 
-    def _load(self, job: SceneJob) -> tuple[SceneContext, OutputScene]:
-        store = job.store()
-        data = store.calibration()
-        if data is None:
-            raise SceneError("output-failed", f"the state of {job.scene_id} vanished; run again")
-        calibration = Calibration.from_bytes(data)
-        scene = _open(job, self._card)
-        encoding = encoding_of(scene, calibration, job.options)
-        engines = scene_engines(self._engine, calibration)
-        overviews = overview_factors(job.grid)
+    def _keep(self, job: SceneJob, scene: xr.Dataset, constants: bytes) -> None:
+        """Have the scene open for its tiles; constants as every worker reads them."""
+        calibration = Calibration.from_bytes(constants)
         context = SceneContext(
             scene,
             job.grid,
             calibration,
-            encoding,
-            engines,
-            overviews,
+            encoding_of(scene, calibration, job.options),
+            scene_engines(self._engine, calibration),
+            overview_factors(job.grid),
             job.options.refinement,
         )
-        return context, OutputScene(store.url)
+        self._scenes[job.fingerprint] = context, OutputScene(job.store().url)
+        while len(self._scenes) > _OPEN_SCENES:
+            self._scenes.popitem(last=False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pipeline.estimate.extrapolation import Estimate
 from pipeline.estimate.rates import Amount
 from pipeline.estimate.sample import groups_of
 from pipeline.estimate.trial import rehearse
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, make_plan, worker_memory
 from pipeline.resolving import margin_around
 from pipeline.scene_job import Model
 from pipeline.settings import RunSettings
@@ -34,7 +34,8 @@ def plan_and_estimate(
         return plan, None
     trial = rehearse(settings, model, groups, margin, seconds)
     counted = all(_is_counted(url) for url in (settings.source, settings.output))
-    facts = (margin, planning, plan.worker_bytes, settings.seam_borders)
+    memory = worker_memory(plan.scenes, model, trial.share.in_flight)
+    facts = (margin, planning, memory, settings.seam_borders)
     return plan, Estimate.of(trial, groups, *facts, counted=counted)
 
 

@@ -15,7 +15,6 @@ import ray
 from pipeline import traffic
 from pipeline.actors import ActorPool, TileActor, Work
 from pipeline.errors import UsageError
-from pipeline.footprint import IN_FLIGHT
 from pipeline.traffic import Traffic
 
 _START_SECONDS = 180.0
@@ -110,7 +109,7 @@ class MeteredPool:
         """
         began = time.monotonic()
         waiting, flying, ended = deque(works), 0, []
-        least = IN_FLIGHT * self.workers
+        least = self._pool.in_flight
         while (waiting and (least > 0 or time.monotonic() < until)) or flying:
             while waiting and (least > 0 or time.monotonic() < until):
                 if not self._pool.submit(waiting[0]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.readers.flags import FLAGS
 from pipeline.readers.flags import VARIABLE as SOURCE_FLAGS
+from pipeline.readers.lazy import lazy_array, picked, read
 from pipeline.values import Values
 
 QUALITY = "quality"
@@ -37,12 +37,12 @@ class _Masked:
         self.shape = scene["reflectance"].shape
         self.dtype, self.ndim = np.dtype(np.float32), 3
 
-    def __getitem__(self, key: tuple[slice, slice, slice]) -> Values:
-        window = self._scene.isel(dict(zip(("band", "y", "x"), key, strict=True)))
-        values, flags = (
-            np.asarray(window[name].data.compute(scheduler="synchronous"))
-            for name in ("reflectance", SOURCE_FLAGS)
-        )
+    def __getitem__(self, key: tuple[Any, ...]) -> Values:
+        return picked(key, self.shape, self._window)
+
+    def _window(self, bands: slice, rows: slice, columns: slice) -> Values:
+        values = read(self._scene["reflectance"].data, rows, columns)[bands]
+        flags = read(self._scene[SOURCE_FLAGS].data, rows, columns)
         return np.where(flags & self._bits, np.float32(np.nan), values)
 
 
@@ -58,13 +58,8 @@ def mask_pixels(scene: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     if not names or SOURCE_FLAGS not in scene:
         return scene
     old = scene["reflectance"]
-    lazy = da.from_array(  # type: ignore[no-untyped-call]
-        _Masked(scene, sum(FLAGS[name] for name in names)),
-        chunks=old.data.chunks,
-        name=False,
-        asarray=True,
-        meta=np.empty((0, 0, 0), np.float32),
-    )
+    masked = _Masked(scene, sum(FLAGS[name] for name in names))
+    lazy = lazy_array(masked, old.data.chunks)
     return scene.assign(reflectance=(old.dims, lazy, old.attrs, old.encoding))
 
 
@@ -72,9 +67,7 @@ def read_flags(scene: xr.Dataset, window: Window) -> Flags | None:
     """The source's flags `(rows, cols)`, or None where it has none."""
     if SOURCE_FLAGS not in scene:
         return None
-    rows, columns = window.slices
-    lazy = scene[SOURCE_FLAGS].isel(y=rows, x=columns).data
-    flags = np.asarray(lazy.compute(scheduler="synchronous"))
+    flags = read(scene[SOURCE_FLAGS].data, *window.slices)
     if flags.dtype != np.uint16:
         raise SceneError("bad-header", f"{SOURCE_FLAGS} is {flags.dtype}, expected uint16")
     return flags

@@ -7,6 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.grid import Window
+from pipeline.readers.lazy import read
 
 Values = NDArray[np.float32]
 
@@ -17,8 +18,6 @@ def read_window(scene: xr.Dataset, window: Window) -> Values:
     Raises:
         SceneError: the source cannot be read there.
     """
-    rows, columns = window.slices
-    lazy = scene["reflectance"].isel(y=rows, x=columns).data
-    values = np.asarray(lazy.compute(scheduler="synchronous"), dtype=np.float32)
+    values = np.asarray(read(scene["reflectance"].data, *window.slices), dtype=np.float32)
     values[~np.isfinite(values)] = np.nan
     return values

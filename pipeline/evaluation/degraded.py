@@ -8,6 +8,7 @@ before they are averaged, in the same way for every window.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -19,6 +20,7 @@ from model.degradation import Degradation, bicubic, gaussian
 from pipeline.errors import SceneError, UsageError
 from pipeline.grid import Window
 from pipeline.nodata import fill_gaps
+from pipeline.readers.lazy import lazy_array, picked
 from pipeline.settings import Degrading
 from pipeline.values import Values, read_window
 
@@ -72,14 +74,7 @@ def degraded(high: xr.Dataset, degradation: Degradation) -> xr.Dataset:
         A lazy scene of the same bands, attributes and encoding, without georeferencing.
     """
     cube = _DegradedCube(high, degradation)
-    lazy = da.from_array(  # type: ignore[no-untyped-call]
-        cube,
-        chunks=(cube.shape[0], _CHUNK, _CHUNK),
-        name=False,
-        asarray=True,
-        meta=np.empty((0, 0, 0), np.float32),
-    )
-    return replaced(high, lazy)
+    return replaced(high, lazy_array(cube, (cube.shape[0], _CHUNK, _CHUNK)))
 
 
 def replaced(scene: xr.Dataset, values: da.Array | Values) -> xr.Dataset:
@@ -115,12 +110,11 @@ class _DegradedCube:
         self.shape = (bands, rows // degradation.scale, columns // degradation.scale)
         self.dtype, self.ndim = np.dtype(np.float32), 3
 
-    def __getitem__(self, key: tuple[slice, slice, slice]) -> Values:
+    def __getitem__(self, key: tuple[Any, ...]) -> Values:
+        return picked(key, self.shape, self._window)
+
+    def _window(self, bands: slice, rows: slice, columns: slice) -> Values:
         scale, reach = self._degradation.scale, self._degradation.support
-        rows, columns = (
-            slice(*part.indices(size)[:2])
-            for part, size in zip(key[1:], self.shape[1:], strict=True)
-        )
         down, right = (
             _Axis.of(part, size, self._degradation)
             for part, size in zip((rows, columns), self.shape[1:], strict=True)
@@ -129,7 +123,7 @@ class _DegradedCube:
         # so every window fills alike.
         core = Window(rows.start, rows.stop, columns.start, columns.stop)
         around = core.grown(2 * reach, self.shape[1:])
-        seen = read_window(self._high, around.scaled(scale))[key[0]]
+        seen = read_window(self._high, around.scaled(scale))[bands]
         gaps = _any_in_pixel(np.isnan(seen), scale)[:, *core.within(around).slices]
         filled = fill_gaps(seen, np.zeros(len(seen), np.float32), reach * scale)
         used = Window(down.first, down.first + down.size, right.first, right.first + right.size)

@@ -12,7 +12,8 @@ import xarray as xr
 
 from pipeline.readers import flags
 from pipeline.readers.boundary import boundary
-from pipeline.readers.scene import WindowReader, split_index
+from pipeline.readers.lazy import lazy_array, picked
+from pipeline.readers.scene import WindowReader
 
 
 class PlaneReader(Protocol):
@@ -49,21 +50,13 @@ class LazyPlane:
         self.shape, self.dtype = reader.shape, reader.dtype
 
     def __getitem__(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        parts = [split_index(index, size) for index, size in zip(key, self.shape, strict=True)]
         with boundary(self.uri, "cannot read a layer of the scene"):
-            values = self.reader.read(parts[0][0], parts[1][0])
-        for axis in (1, 0):
-            if parts[axis][1] is not None:
-                values = np.take(values, parts[axis][1], axis=axis)
-        return values
+            return picked(key, self.shape, self.reader.read)
 
 
 def lazy_plane(reader: PlaneReader, chunks: Sequence[int], uri: str) -> da.Array:
     """A dask array (y, x) in the cube's own chunks."""
-    meta = np.empty((0, 0), reader.dtype)
-    return da.from_array(  # type: ignore[no-any-return, no-untyped-call]
-        LazyPlane(reader, uri), chunks=tuple(chunks[-2:]), name=False, asarray=True, meta=meta
-    )
+    return lazy_array(LazyPlane(reader, uri), chunks[-2:])
 
 
 class Rule(Protocol):

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from pipeline.readers.boundary import boundary, failure
 from pipeline.readers.georeference import Grid, grid_coords
+from pipeline.readers.lazy import lazy_array, picked
 from pipeline.readers.packing import FloatArray, Packing
 from pipeline.storage import redact
 
@@ -53,30 +53,12 @@ class LazyCube:
         self.shape, self.dtype, self.ndim = reader.shape, np.dtype(np.float32), 3
 
     def __getitem__(self, key: tuple[Any, ...]) -> npt.NDArray[np.float32]:
-        parts = [split_index(index, size) for index, size in zip(key, self.shape, strict=True)]
-        (band, _), (y, _), (x, _) = parts
+        return picked(key, self.shape, self._window)
+
+    def _window(self, band: slice, y: slice, x: slice) -> npt.NDArray[np.float32]:
         with boundary(self.uri, "cannot read a window of the scene"):
             raw = self.reader.read(band, y, x)
-        values = self.packing.decode(raw, band)
-        for axis in (2, 1, 0):
-            if parts[axis][1] is not None:
-                values = np.take(values, parts[axis][1], axis=axis)
-        return values
-
-
-def split_index(index: Any, size: int) -> tuple[slice, Any]:
-    """A plain covering slice, and what then picks `index` out of it (None: all of it)."""
-    if isinstance(index, slice):
-        start, stop, step = index.indices(size)
-        if step == 1:
-            return slice(start, max(start, stop)), None
-        index = np.arange(start, stop, step)
-    picks = np.asarray(index)
-    picks = np.where(picks < 0, picks + size, picks)
-    if picks.size == 0:
-        return slice(0, 0), picks
-    low, high = int(picks.min()), int(picks.max()) + 1
-    return slice(low, high), picks - low
+        return self.packing.decode(raw, band)
 
 
 def chunk_sizes(
@@ -121,12 +103,10 @@ def assemble(parts: SceneParts) -> xr.Dataset:
     reader = parts.reader
     _check_size(parts)
     cube = LazyCube(reader, parts.packing, parts.uri)
-    meta = np.empty((0, 0, 0), np.float32)
-    lazy = da.from_array(  # type: ignore[no-untyped-call]
-        cube, chunks=parts.chunks, name=False, asarray=True, meta=meta
-    )
     reflectance = xr.Variable(
-        ("band", "y", "x"), lazy, encoding=parts.packing.encoding(reader.dtype)
+        ("band", "y", "x"),
+        lazy_array(cube, parts.chunks),
+        encoding=parts.packing.encoding(reader.dtype),
     )
     coords = _band_coords(parts, reader.shape[0])
     coords |= grid_coords(parts.grid, reader.shape[1:]) | parts.coords

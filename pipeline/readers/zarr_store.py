@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -23,6 +22,7 @@ from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary
 from pipeline.readers.candidates import choose_cube, is_cube
 from pipeline.readers.georeference import Grid
+from pipeline.readers.lazy import lazy_array
 from pipeline.readers.packing import packing
 from pipeline.readers.regular_grid import find_geotransform, parse_geotransform
 from pipeline.readers.scene import SceneParts, assemble, check_block, chunk_sizes, known_attrs
@@ -47,6 +47,7 @@ _NAMES = {
     ),
 }
 _WAVELENGTHS = ("wavelength", "wavelengths", "wavelength_nm", "lambda", "wl", "band", "bands")
+_PLANE_CHUNK = 512
 _WIDTHS = ("fwhm", "fwhm_nm", "bandwidth")
 _FLAGS = ("good_band", "good_bands", "good_wavelengths", "bbl")
 
@@ -259,9 +260,7 @@ def _georeferencing(
             array = arrays.get(alias)
             if array is not None and tuple(array.shape) == tuple(shape[1:]):
                 plane = _Plane(uri, alias, array)
-                lazy = da.from_array(  # type: ignore[no-untyped-call]
-                    plane, chunks=512, name=False, meta=np.empty((0, 0))
-                )
+                lazy = lazy_array(plane, (_PLANE_CHUNK, _PLANE_CHUNK))
                 coords[name] = (("y", "x"), lazy, {"units": f"degrees_{'nen'[name == 'lon']}"})
     mapping = arrays.get(str(own.get("grid_mapping", "spatial_ref")).split(":")[0])
     if mapping is None:

@@ -194,6 +194,14 @@ class PatientS3FileSystem(S3FileSystem):  # type: ignore[misc]
             raise PermissionError(f"cannot delete {first.get('Key')}: {first.get('Code')}")
         return answer
 
+    async def _cat_file(self, path: str, **options: Any) -> bytes:
+        """In one request; s3fs would ask for the size of each object before, and chunks are small.
+
+        Options are those of s3fs.
+        """
+        data: bytes = await super()._cat_file(path, **{"max_concurrency": 1, **options})
+        return data
+
     async def _pipe_file(self, path: str, data: bytes, **options: Any) -> Any:
         try:
             return await super()._pipe_file(path, data, **options)

@@ -8,6 +8,7 @@ from model.memory import body_bytes, tile_bytes
 from model.projection import reach
 from pipeline.calibration import ATTENTION_PIXELS
 from pipeline.nodata import FILL_DEPTH
+from pipeline.readers.decoded import KEPT_BYTES
 from pipeline.refinement import ONE_PASS, Refinement
 from pipeline.sampling import SAMPLE_PIXELS
 
@@ -45,10 +46,10 @@ def worker_bytes(
 ) -> int:
     """Upper bound of one worker's resident memory.
 
-    The process itself and the weights, and the larger of two: the calibration of a scene, or the
-    tiles in flight, each with its LR values (twice: as read, as filled) and, all but one and up to
-    the written shard, its HR values (float32, encoded, compressed), beside the network's own need
-    for each that it computes.
+    The process itself with decoded chunks of the source, the weights, and the larger of two: the
+    calibration of a scene, or the tiles in flight, each with its LR values (twice: as read, as
+    filled) and, all but one and up to the written shard, its HR values (float32, encoded,
+    compressed), beside the network's own need for each that it computes.
 
     Args:
         config: of the network.
@@ -71,4 +72,6 @@ def worker_bytes(
     if refinement.turned:  # the first result and two sums; mean, deviation and what it is made of
         network += 6 * bands * (config.scale * grown) ** 2 * 4
     sample = 4 * bands * SAMPLE_PIXELS * 4 + body_bytes(config, ATTENTION_PIXELS, _ELEMENT)
-    return _PROCESS + _COPIES * parameters * 4 + max(sample, flight + at_once * network)
+    return (
+        _PROCESS + KEPT_BYTES + _COPIES * parameters * 4 + max(sample, flight + at_once * network)
+    )

@@ -21,6 +21,7 @@ import zarr
 from pipeline.errors import SceneError
 from pipeline.readers.boundary import boundary
 from pipeline.readers.candidates import choose_cube, is_cube
+from pipeline.readers.decoded import DecodedChunks
 from pipeline.readers.georeference import Grid
 from pipeline.readers.lazy import lazy_array
 from pipeline.readers.packing import packing
@@ -60,11 +61,11 @@ class ZarrCube:
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
         bands, rows, cols = (int(array.shape[axis]) for axis in axes)
         self.shape = (bands, rows, cols)
-        self._array: Any = array
+        self._chunks: DecodedChunks | None = _chunks_of(array)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_array": None, "_lock": None}
+        return self.__dict__ | {"_chunks": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -72,14 +73,20 @@ class ZarrCube:
 
     def read(self, band: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         with self._lock:
-            if self._array is None:
+            if self._chunks is None:
                 node: Any = zarr.open(self.uri, mode="r")
-                self._array = node[self.name] if self.name else node
+                self._chunks = _chunks_of(node[self.name] if self.name else node)
         window = [slice(0, 0)] * 3
         for axis, part in zip(self.axes, (band, y, x), strict=True):
             window[axis] = part
-        values = self._array[tuple(window)]
+        values = self._chunks.window(window)
         return np.asarray(values, self.dtype).transpose(self.axes)
+
+
+def _chunks_of(array: Any) -> DecodedChunks:
+    return DecodedChunks(
+        lambda window: np.asarray(array[window]), array.shape, array.chunks, array.dtype.itemsize
+    )
 
 
 class _Plane:

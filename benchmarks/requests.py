@@ -60,6 +60,9 @@ def _steps(settings: RunSettings, model: Model) -> dict[str, Traffic]:
     with _counted(counts, "tiles"):
         for tile in job.grid:
             worker.process(job, tile)
+    another = Worker(model.data, "cpu", 1, "fp32")
+    with _counted(counts, "one tile by another worker"):
+        another.process(job, next(iter(job.grid)))
     with _counted(counts, "lease and publish"):
         _publish(settings, job)
     with _counted(counts, "plan, published"):

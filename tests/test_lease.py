@@ -412,6 +412,9 @@ def start_run(source: Path, target: str, model: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "folder", [pytest.param("local", marks=pytest.mark.long), "s3"], indirect=True
+)
 def test_two_runs_share_the_work(folder: str, model: Path, tmp_path: Path) -> None:
     """Both end well, each scene is published by one of them, and what is there is whole."""
     source = tmp_path / "source"

@@ -87,7 +87,7 @@ def ray_head(folder: Path) -> Iterator[Head]:
             wait_until(head.answers, process, 120, "Ray", log)
             yield head
         finally:
-            stop(process)
+            stop(process, patience=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ are as large as tiles: without memory each would be fetched and decoded up to ni
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-KEPT_BYTES = 64 << 20  # of a process
+KEPT_BYTES = 32 << 20  # of a process
 
 Place = tuple[int, ...]
 Array = npt.NDArray[Any]
@@ -116,11 +117,8 @@ class DecodedChunks:
             for span, side, size in zip(box, self._chunk, self._shape, strict=True)
         ]
         values = self._read(tuple(map(slice, corner, ends)))
-        places = list(product(*box))
-        if len(places) == 1:
-            return {places[0]: values}
         parts = {}
-        for place in places:
+        for place in product(*box):
             firsts = [
                 at * side - first
                 for at, side, first in zip(place, self._chunk, corner, strict=True)
@@ -128,8 +126,17 @@ class DecodedChunks:
             part = tuple(
                 slice(first, first + side) for first, side in zip(firsts, self._chunk, strict=True)
             )
-            parts[place] = values[part].copy()
+            parts[place] = _lasting(values[part])
         return parts
+
+
+def _lasting(values: Array) -> Array:
+    """A copy in pages of its own: among the memory of tiles, which comes and goes in large blocks,
+    it would hold up what is free."""
+    pages = mmap.mmap(-1, max(1, values.nbytes))
+    copy = np.frombuffer(pages, values.dtype, values.size).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def _boxes(places: Sequence[Place]) -> list[Box]:

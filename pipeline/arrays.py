@@ -25,7 +25,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.grid import Window
 from pipeline.settings import Layout
-from pipeline.shard import ShardEncoder
+from pipeline.shard import Block, ShardEncoder
 from pipeline.storage import is_local, join, open_filesystem
 
 VARIABLE = "reflectance"
@@ -125,7 +125,7 @@ class OutputArray:
         """The stored `(..., rows, cols)` at any window of the array's pixels."""
         return np.asarray(self._array[..., *window.slices])
 
-    def write(self, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
+    def write(self, window: Window, block: Block) -> tuple[WrittenObject, ...]:
         """Write `(..., rows, cols)` at a window of the array's pixels.
 
         Raises:
@@ -143,7 +143,7 @@ class OutputArray:
         keys = self._keys(window)
         if self._encoder is not None and len(keys) == 1:
             return (self._put(keys[0], self._encoder.encode(block)),)
-        self._array[..., rows, columns] = block
+        self._array[..., rows, columns] = block[...]
         return tuple(self._store.written.pop(key) for key in sorted(keys))
 
     def _put(self, key: str, data: bytes) -> WrittenObject:
@@ -243,7 +243,7 @@ class OutputScene:
         self._arrays: dict[str, OutputArray] = {}
         self._lock = threading.Lock()
 
-    def write(self, name: str, window: Window, block: NDArray[Any]) -> tuple[WrittenObject, ...]:
+    def write(self, name: str, window: Window, block: Block) -> tuple[WrittenObject, ...]:
         """Write whole shards of the array of this path; see `OutputArray.write`."""
         return self._open(name).write(window, block)
 

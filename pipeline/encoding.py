@@ -167,6 +167,28 @@ class ValueEncoding:
         return ValueRange(counts.count, min(ends), max(ends))
 
 
+class Encoded:
+    """Physical values as they are stored, each part encoded when it is taken.
+
+    A tile is written by chunks: so no second array of its size is in memory.
+    """
+
+    def __init__(self, physical: Values, encoding: ValueEncoding) -> None:
+        self.shape = physical.shape
+        self._physical, self._encoding = physical, encoding
+        self._ranges: list[ValueRange] = []
+
+    def __getitem__(self, part: Any) -> NDArray[Any]:
+        stored, valid = self._encoding.encode(self._physical[part])
+        self._ranges.append(valid)  # from several threads
+        return stored
+
+    @property
+    def valid(self) -> ValueRange:
+        """Of the parts that were taken, none of them twice."""
+        return ValueRange.over(self._ranges)
+
+
 def _valid_range(plane: NDArray[Any]) -> ValueRange:
     lowest, highest = plane.min(), plane.max()
     if np.isnan(lowest):

@@ -194,10 +194,11 @@ def _result(context: SceneContext, model: Model, options: OutputOptions) -> xr.D
     for tile in context.grid:
         content = compute_tile(context, read_tile(context, tile))
         window = context.grid.core(tile).scaled(context.grid.scale)
-        stored, valid = stored_arrays(context, content)
-        for name, block in stored.items():
+        values, beside = stored_arrays(context, content)
+        arrays[VARIABLE][..., *window.slices] = values[...]
+        for name, block in beside.items():
             arrays[name][..., *window.slices] = block
-        records[tile.key] = record_of(context, tile, content, valid)
+        records[tile.key] = record_of(context, tile, content, values.valid)
     consistency = scene_figures(records, context.calibration, context.grid.scale)
     facts = making(model, options, context.calibration, consistency)
     return _decoded(template, arrays, context.encoding).assign_attrs(sr_archive=facts)

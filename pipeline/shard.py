@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numcodecs
@@ -26,6 +26,15 @@ _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _NOWHERE = 2**64 - 1  # offset and length, in a shard's index, of a chunk that it does not hold
 
 Place = tuple[int, ...]
+
+
+class Block(Protocol):
+    """What is to be stored: an array, or something that has parts of one made when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, part: Any, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class ShardEncoder:
             indexed,
         )
 
-    def encode(self, block: NDArray[Any]) -> bytes:
+    def encode(self, block: Block) -> bytes:
         """The shard that begins with this block, as large as the shard or as the array's rest."""
         spans = zip(block.shape, self.chunk, strict=True)
         places = sorted(product(*(range(-(-size // side)) for size, side in spans)), key=_morton)
@@ -77,7 +86,7 @@ class ShardEncoder:
             parts += _checked(self._index(places, [sum(map(len, chunk)) for chunk in chunks]))
         return b"".join(parts)
 
-    def _chunk(self, block: NDArray[Any], place: Place) -> tuple[bytes, bytes]:
+    def _chunk(self, block: Block, place: Place) -> tuple[bytes, bytes]:
         corner = [index * side for index, side in zip(place, self.chunk, strict=True)]
         part = block[tuple(slice(at, at + n) for at, n in zip(corner, self.chunk, strict=True))]
         if part.shape != self.chunk:

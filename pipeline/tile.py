@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from model.degradation import bicubic
 from model.inference import Engine
-from pipeline.arrays import VARIABLE, OutputScene, WrittenObject
+from pipeline.arrays import VARIABLE, OutputScene
 from pipeline.calibration import Calibration
-from pipeline.encoding import ValueEncoding, ValueRange
+from pipeline.encoding import Encoded, ValueEncoding, ValueRange
 from pipeline.enlarging import repeat_pixels
 from pipeline.grid import Tile, TileGrid, Window
 from pipeline.ledger import TileRecord
@@ -139,17 +139,17 @@ def write_tile(
     """Encode and write what a tile makes; the record is for the ledger."""
     started = time.perf_counter()
     window = context.grid.core(tile).scaled(context.grid.scale)
-    arrays, valid = stored_arrays(context, content)
-    objects: tuple[WrittenObject, ...] = ()
-    for name, block in arrays.items():
+    stored, beside = stored_arrays(context, content)
+    objects = output.write(VARIABLE, window, stored)
+    for name, block in beside.items():
         objects += output.write(name, window, block)
     values = content.values
     for factor in context.overviews:
         values = halve(values)
         name = f"{overview_name(factor)}/{VARIABLE}"
-        objects += output.write(name, coarser(window, factor), context.encoding.encode(values)[0])
+        objects += output.write(name, coarser(window, factor), Encoded(values, context.encoding))
     spans = {**seconds, "write": time.perf_counter() - started}
-    record = record_of(context, tile, content, valid)
+    record = record_of(context, tile, content, stored.valid)
     return replace(
         record,
         objects=objects,
@@ -159,17 +159,16 @@ def write_tile(
 
 def stored_arrays(
     context: SceneContext, content: TileOutput
-) -> tuple[dict[str, NDArray[Any]], ValueRange]:
-    """What a tile stores in the finest arrays, by name, and the range of its valid values."""
+) -> tuple[Encoded, dict[str, NDArray[Any]]]:
+    """What a tile stores on the finest grid: its values, and by name the arrays beside them."""
     scale = context.grid.scale
-    encoded, valid = context.encoding.encode(content.values)
-    arrays = {VARIABLE: encoded, QUALITY: repeat_pixels(content.quality, scale)}
+    arrays: dict[str, NDArray[Any]] = {QUALITY: repeat_pixels(content.quality, scale)}
     if content.spread is not None:
         arrays[SPREAD] = encode_spread(content.spread)
     if (at := content.positions) is not None:
         finer = upsample_positions(at.latitude, at.longitude, at.core, scale)
         arrays |= zip(POSITIONS, finer, strict=True)
-    return arrays, valid
+    return Encoded(content.values, context.encoding), arrays
 
 
 def record_of(

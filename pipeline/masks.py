@@ -41,7 +41,7 @@ class _Masked:
         return picked(key, self.shape, self._window)
 
     def _window(self, bands: slice, rows: slice, columns: slice) -> Values:
-        values = read(self._scene["reflectance"].data, rows, columns)[bands]
+        values = read(self._scene["reflectance"].data, bands, rows, columns)
         flags = read(self._scene[SOURCE_FLAGS].data, rows, columns)
         return np.where(flags & self._bits, np.float32(np.nan), values)
 

@@ -44,6 +44,13 @@ def test_a_window_is_read_in_one_piece() -> None:
     assert source.windows == [(slice(0, 3), ROWS, COLUMNS)]
 
 
+def test_bands_may_be_part_of_a_window() -> None:
+    source = Counted()
+    lazy = lazy_array(source, (3, 16, 16))
+    assert np.array_equal(read(lazy, slice(1, 3), ROWS, COLUMNS), CONTENT[1:3, ROWS, COLUMNS])
+    assert source.windows == [(slice(1, 3), ROWS, COLUMNS)]
+
+
 @pytest.mark.parametrize("change", [lambda lazy: lazy * 2, lambda lazy: lazy[::-1]])
 def test_what_was_done_to_it_is_not_forgotten(change: Any) -> None:
     source = Counted()

@@ -60,10 +60,9 @@ class DecodedChunks:
             range(part.start // side, -(-part.stop // side))
             for part, side in zip(window, self._chunk, strict=True)
         ]
-        places = list(product(*spans))
-        if not 0 < len(places) <= self._most:
+        if not 0 < math.prod(map(len, spans)) <= self._most:
             return self._read(tuple(window))
-        chunks = self._chunks(places)
+        chunks = self._chunks(list(product(*spans)))
         dtype = next(iter(chunks.values())).dtype
         result = np.empty([part.stop - part.start for part in window], dtype)
         for place, values in chunks.items():

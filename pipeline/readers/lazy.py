@@ -48,19 +48,20 @@ def lazy_array(source: Windows, chunks: Sequence[int]) -> da.Array:
     return lazy
 
 
-def read(lazy: da.Array, rows: slice, columns: slice) -> npt.NDArray[Any]:
-    """A window of the last two axes.
+def read(lazy: da.Array, *window: slice) -> npt.NDArray[Any]:
+    """A window of the last axes, all of those before.
 
     Args:
         lazy: any dask array; one of `lazy_array` itself is read without dask.
-        rows, columns: with both ends, step 1.
+        window: slices with both ends, step 1.
     """
     source = _sources.get(lazy.name)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    size = math.prod(lazy.shape[:-2]) * height * width * lazy.dtype.itemsize
+    before = lazy.shape[: lazy.ndim - len(window)]
+    whole = (*(slice(0, size) for size in before), *window)
+    size = math.prod(part.stop - part.start for part in whole) * lazy.dtype.itemsize
     if source is None or size > _LARGEST:
-        return np.asarray(lazy[..., rows, columns].compute(scheduler="synchronous"))
-    return np.asarray(source[(*(slice(0, end) for end in lazy.shape[:-2]), rows, columns)])
+        return np.asarray(lazy[whole].compute(scheduler="synchronous"))
+    return np.asarray(source[whole])
 
 
 def picked(

@@ -40,7 +40,7 @@ KINDS = [
     Fault("cut", 0.3),
     Fault("lost-reply", 0.3),
     Fault("late-error", 0.3),
-    Fault("hang", 0.03, seconds=1.5),
+    Fault("hang", 0.06, seconds=1.5),
     Fault("delay", seconds=0.04),
     Fault("delay", 0.1, seconds=0.4),
 ]

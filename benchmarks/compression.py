@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,8 @@ def some_chunks(scene: Path, most: int) -> list[np.ndarray]:
 
 
 def codec(block: int) -> Any:
-    blosc = replace(COMPRESSORS[0], blocksize=block)
-    shuffle = numcodecs.Blosc.BITSHUFFLE
-    return numcodecs.Blosc(blosc.cname.value, blosc.clevel, shuffle, blosc.blocksize)
+    ours, shuffle = COMPRESSORS[0], numcodecs.Blosc.BITSHUFFLE
+    return numcodecs.Blosc(ours.cname.value, ours.clevel, shuffle, block)
 
 
 def each(work: Callable[[Any], object], parts: Sequence[object]) -> None:

@@ -37,10 +37,9 @@ class Heap:
     def after_tile(self) -> None:
         """Give back what is free if the process has grown beyond the size of its first tiles."""
         self._tiles += 1
-        now = resident_bytes()
         if self._tiles <= _TILES:
-            self._usual = max(self._usual, now)
-        elif self._tiles % _TILES == 0 and now > _GROWN * self._usual:
+            self._usual = max(self._usual, resident_bytes())
+        elif self._tiles % _TILES == 0 and resident_bytes() > _GROWN * self._usual:
             self._return()
 
     def give_back(self) -> None:

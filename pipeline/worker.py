@@ -134,7 +134,7 @@ class Worker:
                 engine = self._engine
                 record = replace(record, device=engine.device.type, precision=engine.precision)
                 job.store().record(record)
-            del made, content
+            del made, content  # before another tile may have its result
         self._heap.after_tile()
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pipeline.readers.decoded import DecodedChunks
 
 SHAPE, CHUNK = (3, 70, 90), (3, 16, 20)
 CONTENT = np.arange(np.prod(SHAPE), dtype=np.int32).reshape(SHAPE)
-BYTES = int(np.prod(CHUNK)) * CONTENT.itemsize
+BYTES = mmap.PAGESIZE  # of a chunk, which is a little smaller
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,15 @@ def test_too_much_to_keep_is_read_as_it_is() -> None:
     for _ in range(2):
         assert np.array_equal(source.chunks.window(part), CONTENT[part])
     assert source.windows == 2 and not decoded._kept
+
+
+def test_small_chunks_count_as_the_pages_that_they_take() -> None:
+    source = Source(chunk=(1, 1, 1))
+    for columns, windows in ((12, 1), (12, 1), (13, 2), (13, 3)):
+        part = (slice(0, 1), slice(0, 1), slice(0, columns))
+        assert np.array_equal(source.chunks.window(part), CONTENT[part])
+        assert source.windows == windows
+    assert len(decoded._kept) == 12
 
 
 def test_threads_wait_for_a_chunk_that_another_reads() -> None:

@@ -47,7 +47,7 @@ class DecodedChunks:
         itemsize: int,
     ) -> None:
         self._read, self._shape, self._chunk = read, tuple(shape), tuple(chunk)
-        self._most = KEPT_BYTES // max(1, math.prod(chunk) * itemsize)
+        self._most = KEPT_BYTES // _in_pages(math.prod(chunk) * itemsize)
         self._number = next(_numbers)
         self._coming: dict[Place, threading.Event] = {}
 
@@ -101,9 +101,9 @@ class DecodedChunks:
         finally:
             with _lock:
                 _kept.update({(self._number, place): part for place, part in fetched.items()})
-                size = sum(part.nbytes for part in _kept.values())
+                size = sum(_in_pages(part.nbytes) for part in _kept.values())
                 while size > KEPT_BYTES:
-                    size -= _kept.popitem(last=False)[1].nbytes
+                    size -= _in_pages(_kept.popitem(last=False)[1].nbytes)
                 for place in places:
                     self._coming.pop(place).set()
         return fetched
@@ -127,6 +127,11 @@ class DecodedChunks:
             )
             parts[place] = _lasting(values[part])
         return parts
+
+
+def _in_pages(size: int) -> int:
+    """What so many bytes take in pages of their own, however few they are."""
+    return max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
 
 
 def _lasting(values: Array) -> Array:

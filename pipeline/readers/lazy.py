@@ -22,7 +22,10 @@ _sources: WeakValueDictionary[str, Windows] = WeakValueDictionary()
 
 
 class Windows(Protocol):
-    """A source of windows, read by several threads at once; picklable."""
+    """A source of windows, read by several threads at once; picklable.
+
+    Each window is an array of its own, which the reader may change.
+    """
 
     ndim: int
 

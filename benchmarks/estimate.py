@@ -21,33 +21,16 @@ from pathlib import Path
 
 import fsspec
 
-import pipeline.job
 from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.counted import counted_runs
 from benchmarks.scenes import write_scene
 from benchmarks.soak import write_archive
 from infra.local_s3 import LocalS3
 from pipeline import RunSettings
-from pipeline.actors import ActorPool
 from pipeline.estimate.estimator import plan_and_estimate
-from pipeline.estimate.metered import Meter, MeteredActor, MeteredPool
 from pipeline.estimate.scratch import bytes_below
 from pipeline.job import load_model, run
-from pipeline.ray_session import Share
-from pipeline.settings import Precision
 from pipeline.traffic import KINDS, Traffic, so_far
-
-
-class _Counted(ActorPool):
-    """The run's pool; its workers are asked at the end what they took."""
-
-    meters: list[Meter] = []  # noqa: RUF012  (of all runs of this process)
-
-    def __init__(self, model: bytes, share: Share, precision: Precision) -> None:
-        super().__init__(model, share, precision, MeteredActor)
-
-    def close(self) -> None:
-        self.meters.append(MeteredPool(self).meter())
-        super().close()
 
 
 @dataclass
@@ -64,8 +47,9 @@ class Reality:
 def reality(settings: RunSettings) -> Reality:
     """Run the job."""
     reports, before = [], so_far()
-    seconds = timed(lambda: reports.append(run(settings)))
-    traffic, meter = so_far() - before, _Counted.meters.pop()
+    with counted_runs() as meters:
+        seconds = timed(lambda: reports.append(run(settings)))
+    traffic, [meter] = so_far() - before, meters
     tiles = sum(row.tiles - row.tiles_kept for row in reports[0].rows if row.status == "published")
     stored = bytes_below(settings.output)
     return Reality(seconds, tiles, stored, traffic + meter.traffic, meter.peak)
@@ -176,7 +160,6 @@ def main() -> None:
     parser.add_argument("--data", help="a folder of real scenes")
     parser.add_argument("--exclude", nargs="+", default=[], help="globs of scene ids of --data")
     asked = parser.parse_args()
-    pipeline.job.ActorPool = _Counted  # type: ignore[assignment,attr-defined]
     archives: dict[str, Callable[[float], None]] = {
         "disk": partial(_on_disk, "disk", _disk),
         "small": partial(_on_disk, "small", _small),

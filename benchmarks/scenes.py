@@ -34,6 +34,8 @@ def write_scene(path: Path, bands: int, rows: int, columns: int, chunk: int = 64
     scene.to_zarr(path, mode="w", zarr_format=2, consolidated=True)
 
 
-def job_settings(source: Path, model: Path, output: Path, **options: object) -> RunSettings:
+def job_settings(
+    source: Path | str, model: Path, output: Path | str, **options: object
+) -> RunSettings:
     paths = {"source": str(source), "model": str(model), "output": str(output)}
     return RunSettings.from_options(paths | options)

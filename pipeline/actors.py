@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
 from pipeline.settings import Precision
 from pipeline.storage import describe, without_secrets
-from pipeline.worker import Prepared, Worker
+from pipeline.worker import OPEN_SCENES, Prepared, Worker
 
 Result = TypeVar("Result")
 _TRANSIENT = frozenset({"unreadable", "output-failed"})
@@ -121,23 +122,33 @@ class TileActor:
         return record
 
 
-@dataclass
-class _Seat:
-    """One actor and what it is doing; `starting` is ready when it is alive, and None from then."""
+@dataclass(eq=False)
+class Seat:
+    """One actor and what it is doing.
+
+    Attributes:
+        starting: ready when the actor is alive, and None from then.
+        flying: its work, by reference.
+        scene: of its last tile.
+        opened: the scenes that its worker has open, at least.
+    """
 
     share: Share
     actor: Any
     starting: Any
     flying: dict[Any, Work] = field(default_factory=dict)
+    scene: str = ""
+    opened: deque[str] = field(default_factory=lambda: deque(maxlen=OPEN_SCENES))
 
-    def can_take(self, work: Work) -> bool:
-        """A suspect runs alone, so that the next death names it.
+    def can_take(self, *, alone: bool = False) -> bool:
+        """Whether it takes one more piece of work, if need be with nothing beside it.
 
-        An actor that is not alive takes nothing: the cluster may have no room for it any more.
+        A suspect runs alone, so that the next death names it. An actor that is not alive takes
+        nothing: the cluster may have no room for it any more.
         """
         if self.starting is not None or any(other.suspect for other in self.flying.values()):
             return False
-        return not self.flying if work.suspect else len(self.flying) < self.share.in_flight
+        return not self.flying if alone else len(self.flying) < self.share.in_flight
 
 
 class ActorPool:
@@ -163,7 +174,7 @@ class ActorPool:
         self.seats = [self._new_seat(each) for each in self._shares for _ in range(each.workers)]
         self._count()
 
-    def _new_seat(self, share: Share) -> _Seat:
+    def _new_seat(self, share: Share) -> Seat:
         remote: Any = ray.remote(self._actor)
         handle = remote.options(
             num_cpus=share.cpus,
@@ -173,7 +184,7 @@ class ActorPool:
         )
         threads = max(1, int(share.cpus))
         started = handle.remote(self._model, share.device, threads, self._precision)
-        return _Seat(share, started, started.__ray_ready__.remote())
+        return Seat(share, started, started.__ray_ready__.remote())
 
     def _count(self) -> None:
         waiting = sum(seat.starting is not None for seat in self.seats)
@@ -199,12 +210,32 @@ class ActorPool:
         return sum(seat.share.in_flight for seat in self.seats)
 
     def submit(self, work: Work) -> bool:
-        """Give the work to the least busy actor that can take it; False if none can."""
-        for seat in sorted(self.seats, key=lambda seat: len(seat.flying)):
-            if seat.can_take(work):
-                seat.flying[self._begin(seat.actor, work)] = work
-                return True
-        return False
+        """Give the work to the least busy actor that can take it; False if none can.
+
+        Borders are compared where the scene is open, if that actor has room.
+        """
+        free = [seat for seat in self.seats if seat.can_take(alone=work.suspect)]
+        if work.borders:
+            free = [seat for seat in free if work.job.scene_id in seat.opened] or free
+        if not free:
+            return False
+        self.give(_least_busy(free), work)
+        return True
+
+    def free(self, beside: Collection[Seat] = ()) -> Seat | None:
+        """The least busy actor that takes work, but for these; None if none does."""
+        free = [seat for seat in self.seats if seat.can_take() and seat not in beside]
+        return _least_busy(free) if free else None
+
+    def give(self, seat: Seat, work: Work) -> None:
+        """Have this actor do the work, which it can take."""
+        seat.flying[self._begin(seat.actor, work)] = work
+        name = work.job.scene_id
+        if work.tile is not None:
+            seat.scene = name
+        if name in seat.opened:
+            seat.opened.remove(name)
+        seat.opened.append(name)
 
     @staticmethod
     def _begin(actor: Any, work: Work) -> Any:
@@ -240,7 +271,7 @@ class ActorPool:
             else:
                 yield seat.flying.pop(reference), result
 
-    def _bury(self, seat: _Seat, error: Exception) -> list[Work]:
+    def _bury(self, seat: Seat, error: Exception) -> list[Work]:
         """Replace a dead actor, unless those before it did not even start; what it held."""
         self._failed_starts += seat.starting is not None
         place = self.seats.index(seat)
@@ -260,3 +291,7 @@ class ActorPool:
             ray.kill(seat.actor)
         self.seats.clear()
         self._count()
+
+
+def _least_busy(seats: Sequence[Seat]) -> Seat:
+    return min(seats, key=lambda seat: len(seat.flying))

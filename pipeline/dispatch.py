@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.actors import ActorPool, Failure, Work
+from pipeline.actors import ActorPool, Failure, Seat, Work
+from pipeline.assignment import TILES_PER_WORKER, Assignment
 from pipeline.ledger import TileRecord
 from pipeline.scene_job import SceneJob
 from pipeline.seams import SeamCertificate
@@ -47,8 +48,9 @@ class Admission:
 class Dispatcher:
     """Sends the work of many scenes to the pool, a bounded number of pieces at a time.
 
-    Scenes are taken in order; the next ones are prepared while the tiles of the present ones run,
-    so no actor idles between scenes. Each is admitted just before its first piece of work.
+    Scenes are begun in order; the next ones are prepared while the tiles of the present ones run,
+    so no actor idles between scenes. Each is admitted just before its first piece of work. Who
+    takes which tiles: `pipeline.assignment`.
     """
 
     def __init__(
@@ -57,37 +59,38 @@ class Dispatcher:
         handlers: Handlers,
         max_attempts: int,
         admit: Callable[[SceneJob], Admission],
+        tiles_per_worker: int = TILES_PER_WORKER,
     ) -> None:
         self._pool = pool
         self._admit = admit
-        self._admitted: set[str] = set()
-        self._later: list[Work] = []
+        self._later: list[SceneJob] = []
         self._handlers = handlers
         self._max_attempts = max_attempts
-        self._scenes: deque[Work] = deque()
-        self._tiles: deque[Work] = deque()
-        self._untouched: deque[Iterator[Work]] = deque()
+        self._scenes: deque[SceneJob] = deque()
+        self._tiles = Assignment(pool, tiles_per_worker)
+        self._first: deque[Work] = deque()  # before all other work: retries, and borders
         self._failed: set[str] = set()
         self._flying = 0
         self._done: dict[str, frozenset[str]] = {}
 
     def add(self, job: SceneJob) -> None:
         """Queue a scene."""
-        self._scenes.append(Work(job, None))
+        self._scenes.append(job)
 
     def certify(self, job: SceneJob, borders: int) -> None:
         """Compare some borders of a scene whose tiles are all done, before other work is begun."""
-        self._tiles.appendleft(Work(job, None, borders=borders))
+        self._first.appendleft(Work(job, None, borders=borders))
 
     def drop(self, scene_id: str) -> None:
         """Give a scene up without a word: what is left of its work is not done."""
         self._failed.add(scene_id)
+        self._tiles.drop(scene_id)
 
     def run(self) -> None:
         """Until every piece of work is done or given up."""
-        while self._scenes or self._tiles or self._untouched or self._flying or self._later:
+        while self._scenes or self._tiles or self._first or self._flying or self._later:
             self._fill()
-            if self._tiles or self._scenes:
+            if self._tiles or self._scenes or self._first:
                 self._pool.grow()
             if not self._flying:
                 self._ask_again()
@@ -96,84 +99,57 @@ class Dispatcher:
                 self._handle(work, result)
 
     def _fill(self) -> None:
-        ahead = self._pool.in_flight
-        while True:
-            self._make_tiles(ahead)
-            if len(self._tiles) < ahead and self._next_scene():
-                work = self._scenes[0]
-                if work.job.scene_id in self._done:  # prepared by an earlier run
-                    self._scenes.popleft()
-                    self._queue_tiles(work.job)
-                elif self._submit(work):
-                    self._scenes.popleft()
-                elif not self._submit_tile():
+        while self._first:
+            work = self._first[0]
+            if work.job.scene_id not in self._failed:
+                if not self._pool.submit(work):
                     return
-            elif not self._submit_tile():
-                return
+                self._flying += 1
+            self._first.popleft()
+        nothing_for: list[Seat] = []
+        while seat := self._pool.free(nothing_for):
+            if next_work := self._next_for(seat):
+                self._pool.give(seat, next_work)
+                self._flying += 1
+            else:
+                nothing_for.append(seat)
 
-    def _next_scene(self) -> bool:
-        """Whether the queue is headed by a scene that may be worked on, once the others are out."""
+    def _next_for(self, seat: Seat) -> Work | None:
+        while self._tiles.is_short(seat) and (job := self._next_scene()):
+            if job.scene_id not in self._done:
+                self._tiles.expect(job)
+                return Work(job, None)
+            self._tiles.add(job, self._done.pop(job.scene_id))  # prepared by an earlier run
+        return self._tiles.tile_for(seat, help_others=not self._scenes)
+
+    def _next_scene(self) -> SceneJob | None:
+        """The next scene that may be worked on, taken from the queue; those before it are out."""
         while self._scenes:
-            work = self._scenes[0]
-            if work.job.scene_id in self._admitted:
-                return True
-            admission = self._admit(work.job)
-            if admission.answer == "go":
-                self._admitted.add(work.job.scene_id)
-                if admission.done is not None:
-                    self._done[work.job.scene_id] = admission.done
-                return True
-            self._scenes.popleft()
+            job = self._scenes.popleft()
+            if job.scene_id in self._failed:
+                continue
+            admission = self._admit(job)
             if admission.answer == "later":
-                self._later.append(work)
-        return False
+                self._later.append(job)
+            elif admission.answer == "go":
+                if admission.done is not None:
+                    self._done[job.scene_id] = admission.done
+                return job
+        return None
 
     def _ask_again(self) -> None:
         """Nothing is to be done but what had to wait."""
-        if self._later and not self._scenes and not self._tiles:
+        if self._later and not (self._scenes or self._tiles or self._first):
             time.sleep(_ASK_AGAIN_SECONDS)
             self._scenes.extend(self._later)
             self._later.clear()
-
-    def _submit_tile(self) -> bool:
-        if not self._tiles or not self._submit(self._tiles[0]):
-            return False
-        self._tiles.popleft()
-        return True
-
-    def _submit(self, work: Work) -> bool:
-        if work.job.scene_id in self._failed:
-            return True  # given up: drop it
-        taken = self._pool.submit(work)
-        self._flying += taken
-        return taken
-
-    def _queue_tiles(self, job: SceneJob) -> None:
-        self._admitted.discard(job.scene_id)
-        self._untouched.append(self._tiles_of(job, self._done.pop(job.scene_id, frozenset())))
-
-    def _tiles_of(self, job: SceneJob, done: frozenset[str]) -> Iterator[Work]:
-        for tile in job.grid:
-            if job.scene_id in self._failed:
-                return
-            if tile.key not in done:
-                yield Work(job, tile)
-
-    def _make_tiles(self, count: int) -> None:
-        """Have `count` tiles ready; a scene may have millions, so no more are made ahead."""
-        while self._untouched and len(self._tiles) < count:
-            work = next(self._untouched[0], None)
-            if work is None:
-                self._untouched.popleft()
-            else:
-                self._tiles.append(work)
 
     def _handle(self, work: Work, result: Any) -> None:
         if work.job.scene_id in self._failed:
             return
         if isinstance(result, Prepared):
             self._handlers.prepared(work.job, result)
-            self._queue_tiles(work.job)
+            self._tiles.add(work.job)
         elif isinstance(result, TileRecord):
             self._handlers.tile(work.job, result)
         elif isinstance(result, SeamCertificate):
@@ -188,8 +164,8 @@ class Dispatcher:
         work.attempts += 1
         if failure.transient and work.attempts < self._max_attempts:
             self._handlers.retried(work, failure.message)
-            (self._scenes if work.prepares else self._tiles).appendleft(work)
+            self._first.appendleft(work)
             return
         times = f" ({work.attempts} attempts)" if work.attempts > 1 else ""
-        self._failed.add(work.job.scene_id)
+        self.drop(work.job.scene_id)
         self._handlers.failed(work.job, failure.code, f"{failure.message}{times}")

@@ -42,7 +42,7 @@ from pipeline.tile import (
     write_tile,
 )
 
-_OPEN_SCENES = 4
+OPEN_SCENES = 4
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Worker:
             job.options.refinement,
         )
         self._scenes[job.fingerprint] = context, OutputScene(job.store().url)
-        while len(self._scenes) > _OPEN_SCENES:
+        while len(self._scenes) > OPEN_SCENES:
             self._scenes.popitem(last=False)
 
 

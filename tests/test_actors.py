@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from pipeline.grid import Tile, TileGrid
 from pipeline.ledger import TileRecord
 from pipeline.ray_session import Share, ray_session
 from pipeline.scene_job import OutputOptions, SceneJob
+from pipeline.seams import SeamCertificate
 from pipeline.worker import Prepared
 
 OPTIONS = OutputOptions(8, "fp32", "scene", "auto", "auto", (), False, "source", "sharded")
@@ -57,6 +61,7 @@ class Journal:
         self.done: dict[str, set[str]] = {}
         self.failed: dict[str, tuple[str, str]] = {}
         self.retries: list[tuple[str, str]] = []
+        self.finish: dict[str, Callable[[], None]] = {}
 
     def handlers(self) -> Handlers:
         return Handlers(
@@ -70,6 +75,35 @@ class Journal:
         done = self.done.setdefault(job.scene_id, set())
         assert record.tile not in done, "a tile was reported twice"
         done.add(record.tile)
+        if len(done) == len(job.grid) and "certified" in job.scene_id:
+            self.finish[job.scene_id]()
+
+
+class Signing:
+    """Takes a while for each tile, and leaves a line with its process for everything it does."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def work(self, job: SceneJob, tile: Tile | None) -> Prepared | TileRecord:
+        if tile is None:
+            return Prepared(job.scene_id, "")
+        time.sleep(0.01)
+        self._sign(job)
+        return TileRecord(tile.key, ())
+
+    def certify(self, job: SceneJob, borders: int) -> SeamCertificate:
+        self._sign(job)
+        return SeamCertificate.uncompared(job.grid)
+
+    def _sign(self, job: SceneJob) -> None:
+        with (Path(job.uri) / job.scene_id).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def signed(folder: Path) -> dict[str, list[str]]:
+    """By scene, the processes that worked on it, in order."""
+    return {path.name: path.read_text().splitlines() for path in folder.iterdir()}
 
 
 def job(scene_id: str, folder: Path, size: int = 32) -> SceneJob:
@@ -82,13 +116,21 @@ def dispatch(
     kept: dict[str, set[str]] | None = None,
     workers: int = 2,
     actor: type = Moody,
+    tiles_per_worker: int = 64,
 ) -> Journal:
     journal = Journal()
     pool = ActorPool(b"weights", Share("cpu", workers, 1.0, 0.0), actor=actor)
+    while actor is Signing and any(seat.starting is not None for seat in pool.seats):
+        assert not list(pool.finished(timeout=1.0))
     done = {name: frozenset(tiles) for name, tiles in (kept or {}).items()}
     dispatcher = Dispatcher(
-        pool, journal.handlers(), 3, lambda job: Admission("go", done.get(job.scene_id))
+        pool,
+        journal.handlers(),
+        3,
+        lambda job: Admission("go", done.get(job.scene_id)),
+        tiles_per_worker,
     )
+    journal.finish = {each.scene_id: partial(dispatcher.certify, each, 1) for each in jobs}
     for each in jobs:
         dispatcher.add(each)
     dispatcher.run()
@@ -128,6 +170,33 @@ def test_transient_failures_are_retried_and_others_are_not(tmp_path: Path) -> No
     assert len(journal.done["flaky"]) == 16
     assert journal.failed == {"refused": ("no-valid-pixels", "nothing there")}
     assert len((tmp_path / "refused-preparation").read_text()) == 1
+
+
+def test_a_worker_stays_with_its_scene_while_there_are_others(tmp_path: Path) -> None:
+    scenes = [job(f"s{number}", tmp_path) for number in range(10)]
+    dispatch(scenes, actor=Signing, tiles_per_worker=16)
+    workers = {name: len(set(pids)) for name, pids in signed(tmp_path).items()}
+    assert sum(count > 1 for count in workers.values()) <= 2, "all help with the last scenes only"
+    assert len(workers) == 10
+
+
+def test_a_large_scene_has_several_workers_at_once(tmp_path: Path) -> None:
+    large, *small = (job(f"s{number}", tmp_path, 80 if not number else 32) for number in range(4))
+    dispatch([large, *small], {"s0": set()}, actor=Signing, tiles_per_worker=16)
+    [first, second] = Counter(signed(tmp_path)["s0"]).values()
+    assert first + second == 100 and min(first, second) > 30
+
+
+def test_all_work_on_the_only_scene(tmp_path: Path) -> None:
+    dispatch([job("alone", tmp_path)], actor=Signing, tiles_per_worker=16)
+    assert len(set(signed(tmp_path)["alone"])) == 2
+
+
+def test_borders_are_compared_where_the_scene_is_open(tmp_path: Path) -> None:
+    scenes = [job(f"certified-{number}", tmp_path) for number in range(6)]
+    dispatch(scenes, actor=Signing, tiles_per_worker=16)
+    for pids in signed(tmp_path).values():
+        assert len(pids) == 17 and pids[-1] in pids[:-1]
 
 
 @pytest.mark.slow

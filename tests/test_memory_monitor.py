@@ -9,7 +9,7 @@ import psutil
 import pytest
 from ray.exceptions import OutOfMemoryError
 
-from pipeline.actors import ActorPool, Failure, Work, _Seat
+from pipeline.actors import ActorPool, Failure, Seat, Work
 from pipeline.grid import Tile
 from pipeline.ledger import TileRecord
 from pipeline.ray_session import ray_session
@@ -52,7 +52,7 @@ def test_an_actor_that_takes_too_much_is_replaced(
     causes: list[Exception] = []
     bury = ActorPool._bury
 
-    def seen(pool: ActorPool, seat: _Seat, error: Exception) -> list[Work]:
+    def seen(pool: ActorPool, seat: Seat, error: Exception) -> list[Work]:
         causes.append(error)
         return bury(pool, seat, error)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.assignment import workers_of
 from pipeline.estimate.measured import Measured, Trial
 from pipeline.estimate.rates import PER_TILE, Amount, Rates
 from pipeline.estimate.sample import Group, open_load
@@ -39,10 +40,15 @@ class Part:
     tiles: Amount
 
     @classmethod
-    def of(cls, group: Group, trial: Trial, workers: int, margin: int, borders: int) -> Part:
+    def of(cls, group: Group, trial: Trial, scenes: int, margin: int, borders: int) -> Part:
+        """Args: scenes: of the whole plan."""
         measured = min(trial.groups, key=lambda each: _unlike(each.group, group))
         rates = Rates.of(measured, trial.workers, group)
-        opened = sum(min(workers, open_load(scene, margin).tiles) for scene in group.scenes)
+        workers = trial.share.workers
+        opened = 0
+        for scene in group.scenes:
+            tiles = open_load(scene, margin).tiles
+            opened += min(workers, tiles, max(workers_of(tiles), workers // scenes))
         grids = [scene.job.grid for scene in group.scenes if scene.job is not None]
         strips = sum(count_borders(grid, borders) for grid in grids)
         further = group.load.tiles - opened + STRIP_SHARE * strips
@@ -104,8 +110,8 @@ class Estimate:
         *,
         counted: bool,
     ) -> Estimate:
-        workers = trial.share.workers
-        parts = tuple(Part.of(group, trial, workers, margin, borders) for group in groups)
+        scenes = sum(len(group.scenes) for group in groups)
+        parts = tuple(Part.of(group, trial, scenes, margin, borders) for group in groups)
         return cls(trial, parts, planning, worker_bound, counted)
 
     @property

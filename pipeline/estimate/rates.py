@@ -12,8 +12,8 @@ from pipeline.estimate.metered import Ended, Phase
 from pipeline.estimate.sample import Group, Load
 from pipeline.traffic import Traffic
 
-# Publishing reads a tile's record; the quicklook asks for the tile's part and reads it.
-PER_TILE = Traffic({"GET": 2, "HEAD": 1})
+# Publishing reads a tile's record, the quicklook the tile's part.
+PER_TILE = Traffic({"GET": 2})
 _CERTAIN = 2.0  # standard errors to each side
 
 

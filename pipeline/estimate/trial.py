@@ -242,11 +242,10 @@ class _Rehearsal:
 def _of_tiles(job: SceneJob) -> Traffic:
     """The requests among those of publishing that are one for each tile.
 
-    A tile's record is read; its part of the quicklook is asked for and read, or, of a tile that was
-    not done, looked for in vain.
+    A tile's record is read; its part of the quicklook is asked for, in vain if it was not done.
     """
     tiles, done = len(job.grid), len(job.store().ledger())
-    return Traffic({"GET": 2 * done, "HEAD": tiles, "LIST": tiles - done})
+    return Traffic({"GET": done + tiles})
 
 
 def _scene_ids(*phases: Phase) -> set[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -146,9 +146,9 @@ class Seat:
         A suspect runs alone, so that the next death names it. An actor that is not alive takes
         nothing: the cluster may have no room for it any more.
         """
-        if self.starting is not None or any(other.suspect for other in self.flying.values()):
+        if self.starting is not None or len(self.flying) >= (1 if alone else self.share.in_flight):
             return False
-        return not self.flying if alone else len(self.flying) < self.share.in_flight
+        return not any(other.suspect for other in self.flying.values())
 
 
 class ActorPool:
@@ -171,6 +171,7 @@ class ActorPool:
         self._grows = share.grows
         self._looked = time.monotonic()
         self._meters = Meters(OF_POOL)
+        self.crews: Counter[str] = Counter()  # how many actors are at each scene
         self.seats = [self._new_seat(each) for each in self._shares for _ in range(each.workers)]
         self._count()
 
@@ -231,11 +232,20 @@ class ActorPool:
         """Have this actor do the work, which it can take."""
         seat.flying[self._begin(seat.actor, work)] = work
         name = work.job.scene_id
-        if work.tile is not None:
+        if work.tile is not None and seat.scene != name:
+            self._leave(seat)
             seat.scene = name
+            self.crews[name] += 1
         if name in seat.opened:
             seat.opened.remove(name)
         seat.opened.append(name)
+
+    def _leave(self, seat: Seat) -> None:
+        """This actor is no longer at its scene."""
+        if self.crews[seat.scene] > 1:
+            self.crews[seat.scene] -= 1
+        else:
+            self.crews.pop(seat.scene, None)
 
     @staticmethod
     def _begin(actor: Any, work: Work) -> Any:
@@ -273,6 +283,7 @@ class ActorPool:
 
     def _bury(self, seat: Seat, error: Exception) -> list[Work]:
         """Replace a dead actor, unless those before it did not even start; what it held."""
+        self._leave(seat)
         self._failed_starts += seat.starting is not None
         place = self.seats.index(seat)
         if self._failed_starts < _MOST_FAILED_STARTS:

@@ -9,9 +9,9 @@ rest.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from pipeline.actors import ActorPool, Seat, Work
 from pipeline.scene_job import SceneJob
@@ -69,11 +69,13 @@ class Assignment:
         own, enough = self._open.get(seat.scene), self._pool.in_flight
         if own is not None and own.left >= enough:
             return False
-        crews, each = self._crews(), enough / len(self._pool.seats)
+        crews, each = self._pool.crews, enough / len(self._pool.seats)
         if own is not None and own.left >= each * crews[seat.scene]:
             return False
         ahead = sum(min(tiles, each * self._places(tiles)) for tiles in self._coming.values())
         for name, scene in self._open.items():
+            if ahead >= enough:
+                break
             ahead += min(scene.left, each * max(crews[name], self._places(scene.left)))
         return ahead < enough
 
@@ -94,23 +96,21 @@ class Assignment:
         return None
 
     def _choose(self, seat: Seat, help_others: bool) -> _OpenScene | None:
-        crews = self._crews()
-        with_room = [
-            scene for name, scene in self._open.items() if crews[name] < self._places(scene.left)
-        ]
-        if with_room:  # the first of those that it has open, or else the first
-            return min(with_room, key=lambda scene: scene.job.scene_id not in seat.opened)
+        """The first with room of those that the actor has open, or else of all."""
+        there = (self._open[name] for name in seat.opened if name in self._open)
+        for scene in chain(there, self._open.values()):
+            if self._crew(scene) < self._places(scene.left):
+                return scene
         if not help_others:
             return None
         return max(
             self._open.values(),
-            key=lambda scene: scene.left / (1 + crews[scene.job.scene_id]),
+            key=lambda scene: scene.left / (1 + self._crew(scene)),
             default=None,
         )
 
-    def _crews(self) -> Counter[str]:
-        """How many actors are at each scene."""
-        return Counter(seat.scene for seat in self._pool.seats)
+    def _crew(self, scene: _OpenScene) -> int:
+        return self._pool.crews[scene.job.scene_id]
 
     def _places(self, tiles: int) -> int:
         return workers_of(tiles, self._tiles_per_worker)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import ray
@@ -122,7 +123,7 @@ class Share:
     grows: bool = False
     beside: Share | None = None
 
-    @property
+    @cached_property
     def in_flight(self) -> int:
         """Tiles that each actor has at a time."""
         return tiles_in_flight(self.cpus, self.gpus)

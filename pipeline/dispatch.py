@@ -71,7 +71,6 @@ class Dispatcher:
         self._first: deque[Work] = deque()  # before all other work: retries, and borders
         self._failed: set[str] = set()
         self._flying = 0
-        self._done: dict[str, frozenset[str]] = {}
 
     def add(self, job: SceneJob) -> None:
         """Queue a scene."""
@@ -115,15 +114,19 @@ class Dispatcher:
                 nothing_for.append(seat)
 
     def _next_for(self, seat: Seat) -> Work | None:
-        while self._tiles.is_short(seat) and (job := self._next_scene()):
-            if job.scene_id not in self._done:
+        while self._tiles.is_short(seat) and (scene := self._next_scene()):
+            job, done = scene
+            if done is None:
                 self._tiles.expect(job)
                 return Work(job, None)
-            self._tiles.add(job, self._done.pop(job.scene_id))  # prepared by an earlier run
+            self._tiles.add(job, done)
         return self._tiles.tile_for(seat, help_others=not self._scenes)
 
-    def _next_scene(self) -> SceneJob | None:
-        """The next scene that may be worked on, taken from the queue; those before it are out."""
+    def _next_scene(self) -> tuple[SceneJob, frozenset[str] | None] | None:
+        """The next scene that may be worked on, taken from the queue; those before it are out.
+
+        With it the tiles that an earlier run has left; None if it must be prepared.
+        """
         while self._scenes:
             job = self._scenes.popleft()
             if job.scene_id in self._failed:
@@ -132,9 +135,7 @@ class Dispatcher:
             if admission.answer == "later":
                 self._later.append(job)
             elif admission.answer == "go":
-                if admission.done is not None:
-                    self._done[job.scene_id] = admission.done
-                return job
+                return job, admission.done
         return None
 
     def _ask_again(self) -> None:

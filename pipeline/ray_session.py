@@ -24,6 +24,7 @@ from pipeline.storage import describe, redact
 
 _LOCAL_OBJECT_STORE = 256 << 20  # weights and references only
 _CONNECT_SECONDS = 10.0
+_CLIENT_ATTEMPTS = 4
 _ROUNDING = 1e-6  # three thirds of a GPU are one
 
 
@@ -66,7 +67,7 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, **quiet)
+            _join(address, quiet)
         else:
             ray.init(
                 address="local",
@@ -80,6 +81,20 @@ def _connect(address: str | None) -> None:
     except Exception as error:  # a start that takes too long is a bare Exception
         place = redact(address or "this machine")
         raise UsageError(f"cannot use Ray at {place}: {describe(error)}") from error
+
+
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    """A head forks a process for each driver of Ray Client while its own threads use gRPC.
+
+    Of Ray 2.60 up to one such process in ten dies at once where the machine is busy.
+    """
+    for attempt in range(1, _CLIENT_ATTEMPTS + 1):
+        try:
+            ray.init(address=address, **options)
+            return
+        except ConnectionAbortedError:
+            if attempt == _CLIENT_ATTEMPTS:
+                raise
 
 
 def _check_reachable(address: str | None) -> None:

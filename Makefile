@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ demo: $(READY) ## Super-resolve a small simulated archive, or your own: make dem
 	@$(BIN)/python -m infra.demo $(if $(SOURCE),--source="$(SOURCE)")
 
 test: $(READY) ## Run the tests; the slow ones: make test PYTEST_ARGS="-m slow"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 serve: $(READY) ## Prefect server and worker on this machine (PORT=4200); new scenes: SOURCE= OUTPUT=
 	@exec $(BIN)/python -m infra.serve --port=$(PORT) \

@@ -5,22 +5,24 @@
 The job reads, repeats every pixel, encodes and writes through one Ray actor; its clock runs from
 the first tile to the last. The other side writes the same arrays (values, quality, overviews),
 already in memory, with the same chunks, shards and codecs, shard by shard, to the same disk.
+Processor time is that of the whole machine, on which nothing else should run.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import zarr
 
-from benchmarks.common import make_net, print_table, timed, write_checkpoint
+from benchmarks.common import make_net, print_table, write_checkpoint
 from benchmarks.scenes import job_settings, write_scene
 from model import AttentionStatistics, SSPSRConfig
 from model.extent import Extent
@@ -70,23 +72,43 @@ class RepeatActor(TileActor):
         self._worker._engine = Repeat(engine.config, engine.device, None)  # type: ignore[assignment]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds, of which the machine's processors are busy so many and idle so many."""
+
+    seconds: float
+    busy: float
+    idle: float
+
+    @classmethod
+    def until_now(cls) -> Spent:
+        """Since some moment of the past, always the same."""
+        times = psutil.cpu_times()
+        idle = times.idle + times.iowait
+        counted = times.user + times.nice + times.system + times.irq + times.softirq
+        return cls(time.perf_counter(), counted, idle)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.seconds - other.seconds, self.busy - other.busy, self.idle - other.idle)
+
+
 class Clock:
-    """Seconds from the first tile that could start to the last that ended."""
+    """From the first tile that could start to the last that ended."""
 
     def __init__(self) -> None:
-        self.started = self.ended = 0.0
+        self.started = self.ended = Spent.until_now()
 
     def prepared(self, job: SceneJob, prepared: Prepared) -> None:
-        self.started = time.perf_counter()
+        self.started = Spent.until_now()
 
     def tile(self, job: SceneJob, record: TileRecord) -> None:
-        self.ended = time.perf_counter()
+        self.ended = Spent.until_now()
 
     def failed(self, job: SceneJob, code: str, message: str) -> None:
         raise RuntimeError(f"{code}: {message}")
 
 
-def through_the_job(settings: RunSettings) -> float:
+def through_the_job(settings: RunSettings) -> Spent:
     model = load_model(settings)
     [scene] = make_plan(settings, model).work
     assert scene.job is not None
@@ -102,7 +124,7 @@ def through_the_job(settings: RunSettings) -> float:
     return clock.ended - clock.started
 
 
-def with_zarr_alone(arrays: Mapping[str, Any], path: Path) -> float:
+def with_zarr_alone(arrays: Mapping[str, Any], path: Path) -> Spent:
     """Write `name: (values, the array to be like)`."""
     copies = []
     for name, (values, like) in arrays.items():
@@ -117,14 +139,13 @@ def with_zarr_alone(arrays: Mapping[str, Any], path: Path) -> float:
         )
         copies.append((copy, values, *(like.shards or like.chunks)[-2:]))
 
-    def write() -> None:
-        for copy, values, height, width in copies:
-            for top in range(0, copy.shape[-2], height):
-                for left in range(0, copy.shape[-1], width):
-                    area = (..., slice(top, top + height), slice(left, left + width))
-                    copy[area] = values[area]
-
-    return timed(write)
+    started = Spent.until_now()
+    for copy, values, height, width in copies:
+        for top in range(0, copy.shape[-2], height):
+            for left in range(0, copy.shape[-1], width):
+                area = (..., slice(top, top + height), slice(left, left + width))
+                copy[area] = values[area]
+    return Spent.until_now() - started
 
 
 def written_arrays(scene: Path) -> dict[str, Any]:
@@ -132,6 +153,11 @@ def written_arrays(scene: Path) -> dict[str, Any]:
     group = zarr.open_group(scene, mode="r")
     found = {path: node for path, node in group.members(max_depth=None) if is_of_tile(f"{path}/c")}
     return {path: (node[...], node) for path, node in found.items() if isinstance(node, zarr.Array)}
+
+
+def median(runs: Sequence[Spent]) -> Spent:
+    """The run that took the median of the time."""
+    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
 
 
 def main() -> None:
@@ -157,15 +183,21 @@ def main() -> None:
             megabytes = sum(values.nbytes for values, _ in arrays.values()) / 1e6
             shutil.rmtree(output)
     shutil.rmtree(folder)
-    spent = {"job, identity network": statistics.median(job)}
-    spent["Zarr alone"] = statistics.median(alone)
+    spent = {"job, identity network": median(job), "Zarr alone": median(alone)}
     print_table(
         f"{given.tiles**2} shards of {given.bands} x {4 * given.tile} x {4 * given.tile} int16 and "
         f"what goes with them, median of {given.runs} runs",
-        ["", "s", "MB/s", "of Zarr alone"],
+        ["", "s", "MB/s", "of Zarr alone", "processor ms a tile", "idle"],
         [
-            [name, seconds, megabytes / seconds, spent["Zarr alone"] / seconds]
-            for name, seconds in spent.items()
+            [
+                name,
+                each.seconds,
+                megabytes / each.seconds,
+                spent["Zarr alone"].seconds / each.seconds,
+                1e3 * each.busy / given.tiles**2,
+                each.idle / (each.busy + each.idle),
+            ]
+            for name, each in spent.items()
         ],
     )
 

@@ -84,9 +84,10 @@ def _connect(address: str | None) -> None:
 
 
 def _join(address: str, options: Mapping[str, Any]) -> None:
-    """A head forks a process for each driver of Ray Client while its own threads use gRPC.
+    """Connect, by Ray Client at up to `_CLIENT_ATTEMPTS` tries.
 
-    Of Ray 2.60 up to one such process in ten dies at once where the machine is busy.
+    A head forks a process for each driver of Ray Client while its own threads use gRPC. Of Ray 2.60
+    up to one such process in ten dies at once where the machine is busy.
     """
     for attempt in range(1, _CLIENT_ATTEMPTS + 1):
         try:

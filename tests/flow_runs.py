@@ -15,6 +15,7 @@ import psutil
 from flows.artifacts import SCENES_KEY
 from infra.prefect_local import DEPLOYMENT, LocalPrefect
 from tests.archives import SCALE_FACTOR, counts, write_model
+from tests.processes import running
 from tests.scenes import write_zarr
 
 SIDE = 160  # 100 tiles, so that a run is struck before its end
@@ -119,9 +120,4 @@ def wait_until(true: Callable[[], bool], what: str, longest: float = LONGEST) ->
 
 def tile_actors(prefect: LocalPrefect) -> Iterator[psutil.Process]:
     """Of all flow runs of the worker."""
-    for process in psutil.Process(prefect.pid("worker")).children(recursive=True):
-        try:
-            if "TileActor" in " ".join(process.cmdline()):
-                yield process
-        except psutil.NoSuchProcess:
-            continue
+    return running("TileActor", below=prefect.pid("worker"))

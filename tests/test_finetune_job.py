@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
-import psutil
 import pytest
 import torch
 
@@ -26,6 +25,7 @@ from pipeline.finetune.settings import FinetuneSettings
 from pipeline.ray_session import ray_session
 from pipeline.settings import RunSettings
 from tests.archives import SCALE_FACTOR, command, counts, run_job
+from tests.processes import running
 from tests.scenes import write_geotiff
 from tests.test_finetune import BANDS, card
 
@@ -119,11 +119,7 @@ def wait_for(text: str, log: Path, process: subprocess.Popen[bytes], count: int 
 
 
 def kill_worker(driver: int) -> None:
-    workers = [
-        each
-        for each in psutil.Process(driver).children(recursive=True)
-        if "RayTrainWorker" in " ".join(each.cmdline())
-    ]
+    workers = list(running("RayTrainWorker", below=driver))
     assert len(workers) == 2
     workers[-1].send_signal(signal.SIGKILL)
 

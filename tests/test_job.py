@@ -14,7 +14,6 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import psutil
 import pytest
 import rasterio
 import rioxarray  # noqa: F401
@@ -40,6 +39,7 @@ from tests.archives import (
     sr_archive,
     write_archive,
 )
+from tests.processes import running
 from tests.scenes import real, write_envi, write_geotiff, write_zarr
 
 
@@ -232,12 +232,6 @@ def test_a_mended_scene_leaves_quarantine(model: Path, tmp_path: Path) -> None:
     assert not list((target / "_sr-archive" / "quarantine").iterdir())
 
 
-def _actor_pid() -> int:
-    """The process of a live actor; Ray names its workers after what they run."""
-    below = psutil.Process().children(recursive=True)
-    return next(p.pid for p in below if "ray::TileActor" in " ".join(p.cmdline()))
-
-
 def test_two_sources_of_one_id_are_told_apart(model: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "out"
     source.mkdir()
@@ -263,7 +257,7 @@ def test_a_killed_actor_is_replaced(model: Path, tmp_path: Path) -> None:
         if isinstance(event, events.TileRetried):
             retried.append(event)
         if isinstance(event, events.TileFinished) and not killed:
-            killed.append(_actor_pid())
+            killed.append(next(running("ray::TileActor")).pid)
             os.kill(killed[0], signal.SIGKILL)
 
     settings = RunSettings(source=str(source), output=str(target), model=str(model), tile=16)

@@ -20,25 +20,20 @@ import pytest
 
 from infra.processes import free_port, start, stop, wait_until
 from tests.archives import command, write_archive, write_model
+from tests.processes import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
-def known_by(token: Path) -> dict[str, str]:
-    """The environment of who has the token."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-
-
 @dataclass(frozen=True)
 class Head:
-    """A Ray head: the addresses of its dashboard and for clients, its token's file, its process."""
+    """A Ray head: the addresses of its dashboard and for clients, and the file of its token."""
 
     dashboard: str
     client: str
     token: Path
-    process: psutil.Process
 
     def ray(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Ray's command with this environment, beside the address, and no other token."""
@@ -55,7 +50,7 @@ class Head:
 
     @property
     def known(self) -> dict[str, str]:
-        return known_by(self.token)
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
 
     def answers(self) -> bool:
         """Whether the dashboard is up; it says 401 to who has no token."""
@@ -74,6 +69,7 @@ def ray_head(folder: Path) -> Iterator[Head]:
     token, log, port, client = folder / "token", folder / "head.log", free_port(), free_port()
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
+    head = Head(f"http://127.0.0.1:{port}", f"ray://127.0.0.1:{client}", token)
     options = {
         "num-cpus": 2,
         "node-ip-address": "127.0.0.1",
@@ -85,20 +81,16 @@ def ray_head(folder: Path) -> Iterator[Head]:
         "object-store-memory": 100 << 20,
     }
     with tempfile.TemporaryDirectory(prefix="ray-") as short:  # sockets have short names
-        own = {"RAY_TMPDIR": short, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-        own |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "10"}
+        own = {
+            "RAY_TMPDIR": short,
+            "PYTHONPATH": str(ROOT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "GRPC_ENABLE_FORK_SUPPORT": "0",
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "10",
+        }
         words = [f"--{name}={value}" for name, value in options.items()]
         process = start(
-            [RAY, "start", "--head", "--block", *words],
-            log,
-            os.environ | own | known_by(token),
-            folder,
-        )
-        head = Head(
-            f"http://127.0.0.1:{port}",
-            f"ray://127.0.0.1:{client}",
-            token,
-            psutil.Process(process.pid),
+            [RAY, "start", "--head", "--block", *words], log, os.environ | own | head.known, folder
         )
         try:
             wait_until(head.answers, process, 120, "Ray", log)
@@ -154,22 +146,6 @@ def test_a_driver_elsewhere_runs_through_ray_client(head: Head, tmp_path: Path) 
     assert published(output) == ["envi", "store", "tiff"]
 
 
-def test_a_server_for_a_driver_that_dies_at_once_is_asked_for_again(head: Head) -> None:
-    """As it does now and then of its own, when Ray forks it."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", JOIN, head.client],
-        env=os.environ | head.known,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    killed = kill_first_server(head, driver)
-    said, _ = driver.communicate(timeout=240)
-    assert killed and driver.returncode == 0, said
-    assert "2 processors" in said
-
-
 JOIN = """
 import sys, ray
 from pipeline.ray_session import ray_session
@@ -178,14 +154,35 @@ with ray_session(sys.argv[1]):
 """
 
 
-def kill_first_server(head: Head, driver: subprocess.Popen[str]) -> bool:
-    """The process that the head starts for this driver; False if there was none."""
-    earlier = {process.pid for process in head.process.children(recursive=True)}
+def test_a_server_for_a_driver_that_dies_at_once_is_asked_for_again(head: Head) -> None:
+    """As it does now and then of its own, when Ray forks it."""
+    earlier = {server.pid for server in client_servers()}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", JOIN, head.client],
+        env=os.environ | head.known,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed = kill_first_server(driver, earlier)
+    said, _ = driver.communicate(timeout=240)
+    assert killed and driver.returncode == 0, said
+    assert "2 processors" in said
+
+
+def client_servers() -> Iterator[psutil.Process]:
+    """The processes of Ray Client that a head has for its drivers."""
+    return running("--mode=specific-server")
+
+
+def kill_first_server(driver: subprocess.Popen[str], earlier: set[int]) -> bool:
+    """The one that the head starts for this driver; False if it started none."""
     while driver.poll() is None:
-        for process in head.process.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if process.pid not in earlier and "--mode=specific-server" in process.cmdline():
-                    process.kill()
+        for server in client_servers():
+            if server.pid not in earlier:
+                with suppress(psutil.NoSuchProcess):
+                    server.kill()
                     return True
         time.sleep(0.01)
     return False
